@@ -1,0 +1,1 @@
+"""Everything that measures: suites, inputs, checks, clocks, workers, rows."""

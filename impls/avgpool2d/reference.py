@@ -1,0 +1,33 @@
+"""The definition of average pooling in float64: the sum of each window over the pixels really under it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from impls.contract import DIRECT, FLOAT64, Implementation, Plan
+from impls.specs import DIRECTIONS, PoolSpec
+from impls.windows import counts, inside, padded, taps
+
+
+class Reference(Plan):
+    """Computes in float64 whatever the dtype of its arrays."""
+
+    spec: PoolSpec
+    offers = (DIRECTIONS[0], DIRECTIONS[2])
+
+    def forward(self, x, out):
+        xp = padded(self.spec, x, 0.0)
+        y = np.zeros(self.spec.y_shape)
+        for rows, columns in taps(self.spec):
+            y += xp[:, rows, columns]
+        out[...] = y / counts(self.spec)
+
+    def grad_input(self, x, y, dy, dx):
+        share = np.asarray(dy, np.float64) / counts(self.spec)
+        dxp = padded(self.spec, np.zeros(self.spec.x_shape), 0.0)
+        for rows, columns in taps(self.spec):
+            dxp[:, rows, columns] += share
+        dx[...] = inside(self.spec, dxp)
+
+
+IMPL = Implementation(Reference, algorithm=DIRECT, arithmetic=FLOAT64, note="the definition, float64")

@@ -1,0 +1,28 @@
+"""The definition of a dense layer in float64: one matrix product per direction. The truth for all others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from impls.contract import DIRECT, FLOAT64, Implementation, Plan
+
+
+class Reference(Plan):
+    """Computes in float64 whatever the dtype of its arrays."""
+
+    def forward(self, x, w, b, out):
+        y = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+        if b is not None:
+            y += b
+        out[...] = np.maximum(y, 0) if self.spec.activation == "relu" else y
+
+    def grad_weights(self, x, dy, dw, db):
+        dw[...] = np.asarray(x, np.float64).T @ np.asarray(dy, np.float64)
+        if db is not None:
+            db[...] = np.asarray(dy, np.float64).sum(axis=0)
+
+    def grad_input(self, dy, w, dx):
+        dx[...] = np.asarray(dy, np.float64) @ np.asarray(w, np.float64).T
+
+
+IMPL = Implementation(Reference, algorithm=DIRECT, arithmetic=FLOAT64, note="the definition, float64")

@@ -1,0 +1,92 @@
+"""Where arrays live: put them there, bring them back, wait, or say why it cannot be done.
+
+Copying and waiting are done here, once, and in no kernel. Nothing of CUDA is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Device:
+    """Put and get copy between NumPy and the device; wait returns when all enqueued work is done.
+
+    ``missing()`` is None, or the reason why the device cannot be used.
+    """
+
+    name: str
+    missing: Callable[[], str | None]
+    put: Callable[[np.ndarray], Any]
+    get: Callable[[Any, np.ndarray], None]
+    empty: Callable[[tuple[int, ...], str], Any]
+    wait: Callable[[], None]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _nothing() -> None:
+    return None
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _copy_host(source: np.ndarray, out: np.ndarray) -> None:
+    if source is not out:
+        np.copyto(out, source)
+
+
+CPU = Device("cpu", missing=_nothing, put=_same, get=_copy_host, empty=np.empty, wait=_nothing)
+
+
+@cache
+def _cuda_missing() -> str | None:
+    """None where a kernel ran, else one sentence. The simulator counts as a device: it is slow, and right."""
+    try:
+        from numba import cuda
+    except ImportError as error:
+        return f"numba's CUDA target cannot be imported: {error}"
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return None
+    if not cuda.is_available():
+        return "no CUDA device or driver is visible"
+    try:
+        probe = cuda.to_device(np.ones(1, np.float32))
+        probe.copy_to_host()
+    except Exception as error:  # any failure of a driver is a reason, not a crash
+        return f"the CUDA device cannot be used: {type(error).__name__}: {error}"
+    return None
+
+
+def _cuda_put(array: np.ndarray) -> Any:
+    from numba import cuda
+
+    return cuda.to_device(array)
+
+
+def _cuda_get(source: Any, out: np.ndarray) -> None:
+    source.copy_to_host(out)
+
+
+def _cuda_empty(shape: tuple[int, ...], dtype: str) -> Any:
+    from numba import cuda
+
+    return cuda.device_array(shape, dtype)
+
+
+def _cuda_wait() -> None:
+    from numba import cuda
+
+    cuda.synchronize()
+
+
+CUDA = Device("cuda", missing=_cuda_missing, put=_cuda_put, get=_cuda_get, empty=_cuda_empty, wait=_cuda_wait)

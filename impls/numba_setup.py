@@ -1,0 +1,65 @@
+"""Numba as every kernel here uses it: full vector width, one cache, one set of floating-point liberties.
+
+Import ``njit``, ``prange`` from here and never from numba, so that this module runs before the first compilation.
+
+* LLVM prefers 256-bit vectors on some processors that have 512-bit ones; that preference is switched off.
+* The cache lies in the user's cache directory under a hash of all sources of ``impls``: numba notices a change in
+  the file of a kernel, not in a file that the kernel calls.
+* ``FASTMATH`` allows reordering, contraction and the loss of a zero's sign. It does not assume that NaN and infinity
+  do not exist: those would make isnan(NaN) False and let max skip NaN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+FASTMATH = {"reassoc", "contract", "nsz"}
+
+
+def _cache_home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) if home else Path.home() / ".cache"
+
+
+def _sources_hash() -> str:
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _configure() -> None:
+    if "numba" in sys.modules:
+        import numba.core.config as config
+    else:
+        config = None
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_home() / "layerbench" / "numba" / _sources_hash()))
+    if "NUMBA_CPU_FEATURES" not in os.environ:
+        features = llvm.get_host_cpu_features()
+        if features.get("avx512f"):
+            os.environ["NUMBA_CPU_NAME"] = llvm.get_host_cpu_name()
+            os.environ["NUMBA_CPU_FEATURES"] = features.flatten() + ",-prefer-256-bit"
+    if config is not None:
+        config.reload_config()
+
+
+_configure()
+
+import numba  # noqa: E402  # after the environment that it reads
+from numba import prange  # noqa: E402
+
+
+def njit(function=None, *, parallel=False, inline="never"):
+    """``numba.njit`` with this project's settings; usable with and without arguments."""
+    decorate = numba.njit(parallel=parallel, fastmath=FASTMATH, cache=True, nogil=True, inline=inline)
+    return decorate if function is None else decorate(function)
+
+
+__all__ = ["FASTMATH", "njit", "numba", "prange"]
