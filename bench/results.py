@@ -81,7 +81,7 @@ class Row:
     error_bounds: float | None = None
     """Largest error on designed inputs, in units of its derived bound: above 1 is wrong."""
     dense_error: float | None = None
-    """Largest error on dense random inputs in units of sqrt(terms) * unit roundoff * rms scale: reported, not judged."""
+    """Largest error on dense random inputs in units of sqrt(terms) * roundoff * rms scale: reported, not judged."""
     repeatable: bool | None = None
     """Whether timed outputs were the same bits every time."""
     speedups: Mapping[str, Interval] = field(default_factory=dict)

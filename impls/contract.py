@@ -73,7 +73,7 @@ class Plan:
     """The directions this kind of plan computes."""
 
     def __init__(self, spec: Spec, directions: tuple[str, ...], workspace: Any = None):
-        """``workspace``: at least ``scratch_bytes(spec, directions)`` bytes on the device, to be shared with other plans."""
+        """``workspace``: at least ``scratch_bytes(spec, directions)`` bytes on the device, may be shared."""
         self.spec = spec
         self.directions = directions
         self.workspace_bytes = self.scratch_bytes(spec, directions)

@@ -57,7 +57,7 @@ def _cuda_missing() -> str | None:
         return f"numba's CUDA target cannot be imported: {error}"
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return None
-    if not cuda.is_available():
+    if not cuda.is_available():  # type: ignore[no-untyped-call]  # numba has no types
         return "no CUDA device or driver is visible"
     try:
         probe = cuda.to_device(np.ones(1, np.float32))
@@ -86,7 +86,7 @@ def _cuda_empty(shape: tuple[int, ...], dtype: str) -> Any:
 def _cuda_wait() -> None:
     from numba import cuda
 
-    cuda.synchronize()
+    cuda.synchronize()  # type: ignore[no-untyped-call]  # numba has no types
 
 
 CUDA = Device("cuda", missing=_cuda_missing, put=_cuda_put, get=_cuda_get, empty=_cuda_empty, wait=_cuda_wait)

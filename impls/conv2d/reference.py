@@ -1,4 +1,4 @@
-"""The definition of convolution in float64: one matrix product per kernel tap. The truth for all others; not for speed."""
+"""The definition of convolution in float64: one matrix product per kernel tap.."""
 
 from __future__ import annotations
 

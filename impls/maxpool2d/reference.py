@@ -1,4 +1,4 @@
-"""The definition of max pooling: the largest pixel of each window; its gradient goes to the first in row-major order."""
+"""The definition of max pooling: the largest pixel of each window; the gradient goes to the first."""
 
 from __future__ import annotations
 
