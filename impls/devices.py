@@ -16,8 +16,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Device:
-    """Put and get copy between NumPy and the device; wait returns when all enqueued work is done.
+    """Where the arrays of a call live, and how they get there.
 
+    ``put(array)`` gives a device array with these contents, ``get(source, out)`` copies one back, ``set(target, array)``
+    overwrites one in place, ``wait()`` returns when all enqueued work is done. All copies are synchronous.
     ``missing()`` is None, or the reason why the device cannot be used.
     """
 
@@ -25,7 +27,7 @@ class Device:
     missing: Callable[[], str | None]
     put: Callable[[np.ndarray], Any]
     get: Callable[[Any, np.ndarray], None]
-    empty: Callable[[tuple[int, ...], str], Any]
+    set: Callable[[Any, np.ndarray], None]
     wait: Callable[[], None]
 
     def __str__(self) -> str:
@@ -45,7 +47,11 @@ def _copy_host(source: np.ndarray, out: np.ndarray) -> None:
         np.copyto(out, source)
 
 
-CPU = Device("cpu", missing=_nothing, put=_same, get=_copy_host, empty=np.empty, wait=_nothing)
+def _set_host(target: np.ndarray, source: np.ndarray) -> None:
+    _copy_host(source, target)
+
+
+CPU = Device("cpu", missing=_nothing, put=_same, get=_copy_host, set=_set_host, wait=_nothing)
 
 
 @cache
@@ -77,10 +83,8 @@ def _cuda_get(source: Any, out: np.ndarray) -> None:
     source.copy_to_host(out)
 
 
-def _cuda_empty(shape: tuple[int, ...], dtype: str) -> Any:
-    from numba import cuda
-
-    return cuda.device_array(shape, dtype)
+def _cuda_set(target: Any, source: np.ndarray) -> None:
+    target.copy_to_device(source)
 
 
 def _cuda_wait() -> None:
@@ -89,4 +93,4 @@ def _cuda_wait() -> None:
     cuda.synchronize()  # type: ignore[no-untyped-call]  # numba has no types
 
 
-CUDA = Device("cuda", missing=_cuda_missing, put=_cuda_put, get=_cuda_get, empty=_cuda_empty, wait=_cuda_wait)
+CUDA = Device("cuda", missing=_cuda_missing, put=_cuda_put, get=_cuda_get, set=_cuda_set, wait=_cuda_wait)

@@ -50,15 +50,13 @@ class Reference(Plan):
 
     def grad_weights(self, x, dy, dw, db):
         xp = padded(self.spec, x)
-        dy = np.asarray(dy, np.float64)
-        for a, c, rows, columns in taps(self.spec):
-            for channels, filters in groups(self.spec):
+        for channels, filters in groups(self.spec):
+            rows_of_dy = np.asarray(dy[..., filters], np.float64).reshape(-1, filters.stop - filters.start)
+            for a, c, rows, columns in taps(self.spec):
                 seen = xp[:, rows, columns, channels]
-                dw[a, c, :, filters] = seen.reshape(-1, seen.shape[-1]).T @ dy[..., filters].reshape(
-                    -1, filters.stop - filters.start
-                )
+                dw[a, c, :, filters] = seen.reshape(-1, seen.shape[-1]).T @ rows_of_dy
         if db is not None:
-            db[...] = dy.sum(axis=(0, 1, 2))
+            db[...] = np.asarray(dy, np.float64).sum(axis=(0, 1, 2))
 
     def grad_input(self, dy, w, dx):
         spec = self.spec

@@ -1,0 +1,279 @@
+"""Judge a result by a derived bound: error in units of the bound, element by element.
+
+The rounding error of a sum of k products and a bias, in any order and with or without fused multiply-add, is at most
+gamma_(k+1) * (sum |x||w| + |b|), where gamma_k = k u / (1 - k u) and u is the unit roundoff (N. J. Higham, Accuracy and
+Stability of Numerical Algorithms, 2nd ed., SIAM 2002, section 3.1). k is counted per element: the products whose
+factors are both non-zero, since a zero adds no error. Underflow adds at most 2^-126 for each of the k + 1 operations.
+
+An FFT mixes all values of its transform, so its bound is normwise: FFT_CONSTANT * u * log2(size) * |x|_2 |w|_2 per
+channel, summed over the channels (same book, section 24.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.inputs import DENSE, INTEGERS
+from impls import Case, reference
+from impls.contract import FFT, FLOAT64
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, PoolSpec, arguments
+
+Array = npt.NDArray[Any]
+
+ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
+FFT_CONSTANT = 8.0
+"""A constant of the order of Higham's bound for radix-2 stages (about 6 per stage and transform, errors mostly cancel)."""
+
+BLOCK_BYTES = 256 * 2**20
+"""The reference works on blocks of samples whose float64 arrays stay near this size."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a call should give: per output its float64 value, and what the bound is made of."""
+
+    values: tuple[Array | None, ...]
+    magnitudes: tuple[Array | None, ...]
+    """sum |x||w| + |b|."""
+    counts: tuple[Array | None, ...]
+    """Non-zero products in each sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The worst element of a result. ``bounds``: its error in units of its bound; above 1 is wrong, NaN becomes inf."""
+
+    bounds: float
+    where: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every element lies within its bound."""
+        return self.bounds <= 1.0
+
+
+def expected(case: Case, direction: str, inputs: Sequence[Array | None]) -> Expected:
+    """The float64 result for these inputs, with the magnitudes and counts of its sums."""
+    linear = _without_activation(case)
+    if isinstance(case.spec, PoolSpec):
+        return _expected_pool(case, direction, inputs)
+    magnitudes = _reference(linear, direction, [_map(np.abs, a) for a in inputs])
+    indicators = [_map(_indicator, a) for a in inputs]
+    if direction == FORWARD:
+        indicators[2] = _map(np.zeros_like, inputs[2])
+    return Expected(
+        _reference(case, direction, inputs), magnitudes, _reference(linear, direction, indicators)
+    )
+
+
+def bound(
+    case: Case,
+    direction: str,
+    inputs: Sequence[Array | None],
+    truth: Expected,
+    algorithm: str,
+    arithmetic: str,
+) -> tuple[Array | None, ...]:
+    """The largest error that the declared algorithm and arithmetic can explain, for every element of every output."""
+    u, tiny = ROUNDOFF[arithmetic], SMALLEST_NORMAL[arithmetic]
+    if algorithm == FFT and isinstance(case.spec, ConvSpec):
+        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
+        return tuple(None if v is None else np.broadcast_to(norm + tiny, v.shape) for v in truth.values)
+    bounds = []
+    for magnitude, count in zip(truth.magnitudes, truth.counts, strict=True):
+        if magnitude is None or count is None:
+            bounds.append(None)
+            continue
+        k = count + 1
+        bounds.append(k * u / (1 - k * u) * magnitude + k * tiny)
+    return tuple(bounds)
+
+
+def judge(
+    case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected, bounds: Sequence[Array | None]
+) -> Judgement:
+    """The worst element over all outputs, in units of its bound."""
+    worst = Judgement(0.0)
+    names = [a.name for a in arguments(case.spec, direction) if a.is_output]
+    for name, got, value, limit in zip(names, outputs, truth.values, bounds, strict=True):
+        if got is None or value is None or limit is None:
+            continue
+        with np.errstate(invalid="ignore", over="ignore"):
+            ratio = np.abs(got.astype(np.float64) - value) / limit
+        ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+        place = int(ratio.argmax())
+        if ratio.flat[place] > worst.bounds:
+            index = tuple(int(i) for i in np.unravel_index(place, got.shape))
+            text = f"{name}{list(index)} is {got.flat[place]:.9g}, should be {value.flat[place]:.9g}"
+            worst = Judgement(float(ratio.flat[place]), text)
+    return worst
+
+
+def judge_exact(
+    case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected
+) -> Judgement:
+    """0 where every element has the exact value, else inf: for integers in direct sums, and for maxima."""
+    zero_width = tuple(None if v is None else np.full(v.shape, np.finfo(np.float64).tiny) for v in truth.values)
+    judgement = judge(case, direction, outputs, truth, zero_width)
+    return judgement if judgement.bounds == 0 else Judgement(math.inf, judgement.where)
+
+
+def needs_exact(case: Case, direction: str, design: str, algorithm: str, arithmetic: str) -> bool:
+    """Whether this design leaves no room for rounding: integer sums that are not FFTs, and every maximum.
+
+    Averages of integers are rounded by their division; a max-pooling gradient of overlapping windows is a sum.
+    """
+    del arithmetic
+    if case.op == "avgpool2d":
+        return False
+    if case.op == "maxpool2d" and direction == FORWARD:
+        return True
+    return design == INTEGERS and algorithm != FFT
+
+
+def dense_error(
+    case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected
+) -> float:
+    """The largest |error| over sqrt(terms) * u * rms(result): of order 1 for float32 sums of random signs."""
+    u = ROUNDOFF[case.spec.dtype]
+    worst = 0.0
+    for got, value in zip(outputs, truth.values, strict=True):
+        if got is None or value is None:
+            continue
+        rms = float(np.sqrt(np.mean(np.square(value)))) or 1.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = float(np.max(np.abs(got.astype(np.float64) - value)))
+        scale = math.sqrt(case.spec.terms_of(direction)) * u * rms
+        worst = max(worst, error / scale if math.isfinite(error) else math.inf)
+    return worst
+
+
+def verdict(
+    case: Case,
+    direction: str,
+    design: str,
+    inputs: Sequence[Array | None],
+    outputs: Sequence[Array | None],
+    truth: Expected,
+    algorithm: str,
+    arithmetic: str,
+) -> Judgement:
+    """Judge one result of one design: exactly where exactness is due, else by the bound."""
+    if needs_exact(case, direction, design, algorithm, arithmetic):
+        return judge_exact(case, direction, outputs, truth)
+    limits = bound(case, direction, inputs, truth, algorithm, arithmetic)
+    judgement = judge(case, direction, outputs, truth, limits)
+    if design == INTEGERS and algorithm == FFT and case.op == "conv2d":
+        return _judge_rounded(case, direction, outputs, truth, limits, judgement)
+    return judgement
+
+
+def _judge_rounded(
+    case: Case,
+    direction: str,
+    outputs: Sequence[Array | None],
+    truth: Expected,
+    limits: Sequence[Array | None],
+    judgement: Judgement,
+) -> Judgement:
+    """Integer results of an FFT: where the bound is below one half, rounding must give the exact integer."""
+    for got, value, limit in zip(outputs, truth.values, limits, strict=True):
+        if got is None or value is None or limit is None:
+            continue
+        sure = limit < 0.5
+        if not np.array_equal(np.rint(got)[sure], value[sure]):
+            return Judgement(max(judgement.bounds, math.inf), "rounded integers differ from the exact ones")
+    return judgement
+
+
+def _expected_pool(case: Case, direction: str, inputs: Sequence[Array | None]) -> Expected:
+    """Pooling: the windows over an element give its count; the result on absolute values its magnitude."""
+    spec = case.spec
+    values = _reference(case, direction, inputs)
+    positive = [_map(np.abs, a) for a in inputs] if direction == FORWARD else [*inputs[:2], _map(np.abs, inputs[2])]
+    magnitudes = _reference(case, direction, positive)
+    counts = tuple(None if v is None else np.full(v.shape, float(spec.terms_of(direction))) for v in values)
+    return Expected(values, magnitudes, counts)
+
+
+def _reference(case: Case, direction: str, inputs: Sequence[Array | None]) -> tuple[Array | None, ...]:
+    """The reference's float64 outputs, computed in blocks of samples so that memory stays bounded."""
+    spec = replace(case.spec, dtype=FLOAT64)
+    per_sample = 8 * sum(math.prod(s) for s in (spec.x_shape, spec.y_shape)) // spec.batch
+    block = max(1, min(spec.batch, BLOCK_BYTES // (8 * per_sample)))
+    outputs: list[Array | None] = [
+        None if a.shape is None else np.zeros(a.shape) for a in arguments(spec, direction) if a.is_output
+    ]
+    batched = [a.name in ("x", "y", "dy", "out", "dx") for a in arguments(spec, direction)]
+    for start in range(0, spec.batch, block):
+        stop = min(start + block, spec.batch)
+        part = replace(spec, batch=stop - start)
+        cut = [a if a is None or not split else a[start:stop] for a, split in zip(inputs, batched, strict=False)]
+        plan = reference(case.op).plan(part, (direction,))
+        if direction == GRAD_WEIGHTS:
+            sums = [None if o is None else np.empty_like(o) for o in outputs]
+            plan.grad_weights(*cut, *sums)
+            for total, addend in zip(outputs, sums, strict=True):
+                if total is not None and addend is not None:
+                    total += addend
+        else:
+            getattr(plan, direction)(*cut, *(None if o is None else o[start:stop] for o in outputs))
+    return tuple(outputs)
+
+
+def _without_activation(case: Case) -> Case:
+    return case if isinstance(case.spec, PoolSpec) else replace(case, spec=replace(case.spec, activation=None))
+
+
+def _fft_log(spec: ConvSpec) -> float:
+    """log2 of a transform that covers a whole padded image."""
+    sides = [side + extent for side, extent in zip((spec.height, spec.width), spec.extent, strict=True)]
+    return math.log2(math.prod(sides))
+
+
+def _channel_norms(spec: ConvSpec, direction: str, inputs: Sequence[Array | None]) -> Array:
+    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch."""
+    first, second = (np.asarray(a, np.float64) for a in inputs[:2])
+    images = np.sqrt(np.square(first).sum(axis=(0, 1, 2)))
+    kernels = np.sqrt(np.square(second).sum(axis=(0, 1)))
+    c, f = spec.channels // spec.groups, spec.filters // spec.groups
+    if direction == FORWARD:
+        norms = np.concatenate(
+            [images[g * c : (g + 1) * c] @ kernels[:, g * f : (g + 1) * f] for g in range(spec.groups)]
+        )
+        bias = inputs[2]
+        return np.asarray(norms + (0 if bias is None else np.abs(bias)))
+    if direction == GRAD_INPUT:
+        return np.concatenate(
+            [kernels[:, g * f : (g + 1) * f] @ images[g * f : (g + 1) * f] for g in range(spec.groups)]
+        )
+    raise ValueError("an FFT bound for the weight gradient is not derived here")
+
+
+def _map(function: Any, array: Array | None) -> Array | None:
+    return None if array is None else function(array)
+
+
+def _indicator(array: Array) -> Array:
+    return (array != 0).astype(np.float64)
+
+
+__all__ = [
+    "DENSE",
+    "Expected",
+    "Judgement",
+    "bound",
+    "dense_error",
+    "expected",
+    "judge",
+    "judge_exact",
+    "needs_exact",
+    "verdict",
+]

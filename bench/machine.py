@@ -1,0 +1,119 @@
+"""What was measured on: processor, memory, system, versions, commit. Read once per run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+LIBRARIES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "opencv-python-headless",
+    "scipy",
+    "keras",
+    "tensorflow",
+    "torch",
+    "jax",
+    "numba-cuda",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+)
+
+
+def describe() -> dict[str, Any]:
+    """The machine and software as plain values, with an id that is the same for the same hardware and system."""
+    hardware = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "os": f"{platform.system()} {platform.machine()}",
+        "gpu": _gpu_names(),
+    }
+    digest = hashlib.sha256(repr(sorted(hardware.items())).encode()).hexdigest()[:8]
+    return {
+        "id": digest,
+        **hardware,
+        "vector_features": _vector_features(),
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "versions": {name: found for name in LIBRARIES if (found := _version(name))},
+        "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpuinfo(key: str) -> str | None:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or _command("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+
+
+def _vector_features() -> list[str]:
+    flags = set((_cpuinfo("flags") or "").split())
+    return sorted(flags & {"avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "amx_tile"})
+
+
+def _gpu_names() -> str | None:
+    return _command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+
+
+def _commit() -> str:
+    """The commit of this clone, with + where files differ from it; empty outside a clone."""
+    root = Path(__file__).resolve().parent.parent
+    commit = _command("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return ""
+    return commit + ("+" if _command("git", "-C", str(root), "status", "--porcelain", "-uno") else "")
+
+
+def _command(*words: str) -> str | None:
+    """What a program prints, or None where it is missing, fails or says nothing."""
+    if not shutil.which(words[0]):
+        return None
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident memory of this process so far."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

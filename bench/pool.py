@@ -1,0 +1,160 @@
+"""The workers of a run, from the parent's side: start, ask, pause, replace.
+
+While one worker measures, the others are stopped, so that idle thread pools which spin take no core away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+START_SECONDS = 120.0
+"""A new process answers within this time."""
+PLAN_SECONDS = 180.0
+"""Set-up: importing a framework and compiling."""
+CALL_SECONDS = 60.0
+"""One call at the least; more where the caller predicts more."""
+
+
+class WorkerFailed(RuntimeError):
+    """A worker did not answer: ``status`` is CRASHED or TIMEOUT, the message has its last words."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class WorkerProcess:
+    """One worker: a fresh interpreter, driven over a pipe by lines of JSON."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._handle = psutil.Process(self._process.pid)
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._paused = False
+        self._send({"do": "hello"})
+        self._greeted = False
+
+    def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer. Raises WorkerFailed after ``seconds``, or when the process is gone."""
+        if not self._greeted:
+            self._receive(START_SECONDS)
+            self._greeted = True
+        self._send({"do": do, **values})
+        return self._receive(seconds)
+
+    def pause(self) -> None:
+        """Stop the process where it is."""
+        if not self._paused and self._greeted:
+            with contextlib.suppress(psutil.Error):
+                self._handle.suspend()
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._paused:
+            with contextlib.suppress(psutil.Error):
+                self._handle.resume()
+            self._paused = False
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._failure() from error
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            raise WorkerFailed("TIMEOUT", f"no answer in {seconds:.0f} s") from None
+        if not line:
+            raise self._failure()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(b"")
+
+    def _failure(self) -> WorkerFailed:
+        code = self._process.wait()
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().splitlines()[-3:]
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        return WorkerFailed("CRASHED", " | ".join([f"the worker ended with {how}", *last]))
+
+
+class Pool:
+    """All workers of a run, by implementation name. One that failed is replaced at the next request."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._workers: dict[str, WorkerProcess] = {}
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for worker in self._workers.values():
+            worker.kill()
+        self._workers.clear()
+
+    def start(self, names: Iterator[str] | tuple[str, ...]) -> None:
+        """Start these workers without waiting, so that they import side by side."""
+        for name in names:
+            if name not in self._workers:
+                self._workers[name] = WorkerProcess(name, self.threads)
+
+    def ask(self, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+        """Ask one worker while all others stand still. Raises WorkerFailed; that worker is gone then."""
+        self.start((name,))
+        worker = self._workers[name]
+        worker.resume()
+        try:
+            return worker.ask(do, seconds, **values)
+        except WorkerFailed:
+            self._workers.pop(name).kill()
+            raise
+        finally:
+            worker.pause()
