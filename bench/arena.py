@@ -56,9 +56,14 @@ def shapes_of(spec: Spec, direction: str, *, outputs: bool) -> tuple[Shape | Non
     return tuple(a.shape for a in arguments(spec, direction) if a.is_output == outputs)
 
 
+def size_of(shapes: Sequence[Shape | None], dtype: str) -> int:
+    """Bytes of an arena with these arrays."""
+    return _layout(shapes, dtype)[1]
+
+
 def allocate(shapes: Sequence[Shape | None], dtype: str) -> Arena:
     """A new arena in memory, guards set."""
-    size = _layout(shapes, dtype)[1]
+    size = size_of(shapes, dtype)
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return _arena(raw[start : start + size], shapes, dtype, fresh=True)
@@ -66,7 +71,7 @@ def allocate(shapes: Sequence[Shape | None], dtype: str) -> Arena:
 
 def create(path: Path, shapes: Sequence[Shape | None], dtype: str) -> Arena:
     """A new arena in a file, mapped shared."""
-    size = _layout(shapes, dtype)[1]
+    size = size_of(shapes, dtype)
     return _arena(np.memmap(path, np.uint8, "w+", shape=(size,)), shapes, dtype, fresh=True)
 
 

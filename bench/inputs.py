@@ -58,7 +58,7 @@ def sets(case: Case, direction: str, count: int, seed: int) -> list[tuple[Array 
 
 
 def _pool_inputs(case: Case, direction: str, design: str, rng: np.random.Generator) -> tuple[Array | None, ...]:
-    """x, and for the gradient also y = forward(x) and dy. Integers make ties, which try the rule of the first maximum."""
+    """x, and for the gradient also y = forward(x) and dy. Integers make ties: they try the rule of the first."""
     spec = case.spec
     fill = _integers(spec.terms) if design == INTEGERS else _full_mantissa
     x = fill(rng, spec.x_shape, spec.dtype)
@@ -71,7 +71,7 @@ def _pool_inputs(case: Case, direction: str, design: str, rng: np.random.Generat
 
 def _full_mantissa(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
     """Standard normal values: no two alike, every mantissa bit in use."""
-    return rng.standard_normal(shape, dtype=np.dtype(dtype).type)  # type: ignore[no-any-return]  # numpy's own overloads
+    return rng.standard_normal(shape, dtype=np.dtype(dtype).type)
 
 
 def _integers(terms: int) -> Any:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,9 +42,9 @@ class WorkerFailed(RuntimeError):
 class WorkerProcess:
     """One worker: a fresh interpreter, driven over a pipe by lines of JSON."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        self.name = name
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+    def __init__(self, op: str, name: str, threads: int) -> None:
+        """Start it, and have it import the implementation; does not wait."""
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -58,16 +58,20 @@ class WorkerProcess:
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self._paused = False
-        self._send({"do": "hello"})
         self._greeted = False
+        self._send({"do": "load", "op": op, "name": name})
 
     def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer. Raises WorkerFailed after ``seconds``, or when the process is gone."""
+        """Send a request and wait for its answer. Raises WorkerFailed after ``seconds`` or when it is gone."""
+        self.greet()
+        self._send({"do": do, **values})
+        return self._receive(seconds)
+
+    def greet(self) -> None:
+        """Wait until it has imported its implementation. Raises WorkerFailed."""
         if not self._greeted:
             self._receive(START_SECONDS)
             self._greeted = True
-        self._send({"do": do, **values})
-        return self._receive(seconds)
 
     def pause(self) -> None:
         """Stop the process where it is."""
@@ -140,16 +144,25 @@ class Pool:
             worker.kill()
         self._workers.clear()
 
-    def start(self, names: Iterator[str] | tuple[str, ...]) -> None:
-        """Start these workers without waiting, so that they import side by side."""
-        for name in names:
+    def start(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Start the workers for these (op, name), so that they import side by side, and wait until all stand still."""
+        new = []
+        for op, name in pairs:
             if name not in self._workers:
-                self._workers[name] = WorkerProcess(name, self.threads)
+                self._workers[name] = WorkerProcess(op, name, self.threads)
+                new.append(name)
+        for name in new:
+            try:
+                self._workers[name].greet()
+            except WorkerFailed:
+                self._workers.pop(name).kill()
+            else:
+                self._workers[name].pause()
 
-    def ask(self, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+    def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask one worker while all others stand still. Raises WorkerFailed; that worker is gone then."""
-        self.start((name,))
-        worker = self._workers[name]
+        worker = self._workers.get(name) or WorkerProcess(op, name, self.threads)
+        self._workers[name] = worker
         worker.resume()
         try:
             return worker.ask(do, seconds, **values)

@@ -13,7 +13,7 @@ RESAMPLES = 1000
 
 
 def median_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """The median with its percentile bootstrap interval (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993).
+    """The median with its percentile bootstrap interval (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
     Raises ValueError without values. The seed makes a report the same each time.
     """

@@ -28,7 +28,7 @@ def once(call: Callable[[], object], wait: Callable[[], None], clock: Clock = CL
 def sample(
     calls: Sequence[Callable[[], object]], wait: Callable[[], None], loops: int, warm: bool = True, clock: Clock = CLOCK
 ) -> float:
-    """Seconds per call: ``loops`` calls, the bound calls in rotation, launch to idle; ``warm`` puts an untimed one first."""
+    """Seconds per call: ``loops`` calls, the bound calls in rotation, launch to idle; ``warm``: one untimed first."""
     if warm:
         calls[-1]()
         wait()

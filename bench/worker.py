@@ -20,7 +20,7 @@ import numpy as np
 
 from bench import arena, timing
 from bench.machine import peak_memory
-from impls import Plan, Unavailable, get, parse
+from impls import Plan, Unavailable, get, parse_case
 from impls.contract import Call, Implementation
 
 Answer = dict[str, Any]
@@ -43,10 +43,8 @@ class Worker:
     """What this process holds between requests: one plan, and the calls bound for timing."""
 
     threads: int
-    implementation: Implementation | None = None
     plan: Plan | None = None
     direction: str = ""
-    poison: tuple[Any, ...] = ()
     bound: list[Bound] = field(default_factory=list)
 
     def answer(self, request: Answer) -> Answer:
@@ -61,26 +59,26 @@ class Worker:
         except Exception as error:  # whatever a kernel raises becomes a row
             return {"status": "ERROR", "reason": f"{type(error).__name__}: {error}"}
 
-    def do_hello(self) -> Answer:
-        """Nothing but a sign of life."""
-        return {"pid": os.getpid()}
+    def do_load(self, op: str, name: str) -> Answer:
+        """Import the implementation and what it computes with."""
+        return {"threads": _set_threads(get(op, name), self.threads)}
 
-    def do_plan(self, op: str, name: str, spec: str, direction: str) -> Answer:
+    def do_plan(self, case: str, implementation: str, direction: str) -> Answer:
         """Make the plan for one case and direction, and drop what was held before."""
         self.bound, self.plan = [], None
-        implementation = get(op, name)
-        problem = parse(op, spec)
-        missing = implementation.missing()
+        problem = parse_case(case)
+        record = get(problem.op, implementation)
+        missing = record.missing()
         if missing:
             return {"status": "UNAVAILABLE", "reason": missing}
-        reason = implementation.supports(problem, direction)
+        reason = record.supports(problem.spec, direction)
         if reason:
             return {"status": "UNSUPPORTED", "reason": reason}
-        pools = _set_threads(implementation, self.threads)
+        pools = _set_threads(record, self.threads)
         start = timing.CLOCK()
-        self.plan = implementation.plan(problem, (direction,))
+        self.plan = record.plan(problem.spec, (direction,))
         setup = timing.CLOCK() - start
-        self.implementation, self.direction = implementation, direction
+        self.direction = direction
         return {
             "setup_s": setup,
             "workspace_bytes": self.plan.workspace_bytes,
@@ -93,10 +91,7 @@ class Worker:
         seconds = timing.once(bound.call, self._device.wait)
         bound.call.fetch(*bound.outputs.arrays)
         side_effect = self._side_effect(bound)
-        shared = arena.open_shared(Path(result), self._shapes(outputs=True), self._plan.spec.dtype)
-        for target, source in zip(shared.arrays, bound.outputs.arrays, strict=True):
-            if target is not None:
-                np.copyto(target, source)
+        self._write(bound, Path(result))
         if keep:
             bound.verified = tuple(None if a is None else a.copy() for a in bound.outputs.arrays)
             self.bound.append(bound)
@@ -114,10 +109,7 @@ class Worker:
         for i, bound in enumerate(self.bound[: max(1, min(loops, len(self.bound)))]):
             bound.call.fetch(*bound.outputs.arrays)
             if not _same_bits(bound.outputs.arrays, bound.verified):
-                shared = arena.open_shared(Path(results[i]), self._shapes(outputs=True), self._plan.spec.dtype)
-                for target, source in zip(shared.arrays, bound.outputs.arrays, strict=True):
-                    if target is not None:
-                        np.copyto(target, source)
+                self._write(bound, Path(results[i]))
                 differs.append(i)
         return {"seconds": seconds, "differs": differs, "peak_bytes": peak_memory()}
 
@@ -149,6 +141,13 @@ class Worker:
         given = tuple(None if a is None else put(a) for a in inputs.arrays)
         return Bound(self._plan.bind(self.direction, *given, *on_device), path, inputs, outputs, on_device)
 
+    def _write(self, bound: Bound, result: Path) -> None:
+        """Copy the fetched outputs into a result file."""
+        shared = arena.open_shared(result, self._shapes(outputs=True), self._plan.spec.dtype)
+        for target, source in zip(shared.arrays, bound.outputs.arrays, strict=True):
+            if target is not None and source is not None:
+                np.copyto(target, source)
+
     def _poison(self, bound: Bound) -> None:
         bound.outputs.poison()
         for target, source in zip(bound.device_outputs, bound.outputs.arrays, strict=True):
@@ -171,7 +170,7 @@ def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:
 
 def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
     """Give every thread pool in this process the same size, and read back what is in force."""
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it has none
 
     library = sys.modules[implementation.plan_type.__module__]
     if hasattr(library, "set_threads"):
@@ -185,7 +184,7 @@ def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
     if "numba" in sys.modules:
         import numba
 
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(count)
         pools["numba"] = numba.get_num_threads()
     for pool in threadpool_info():
         pools[str(pool["internal_api"])] = int(pool["num_threads"])

@@ -18,8 +18,9 @@ import numpy as np
 class Device:
     """Where the arrays of a call live, and how they get there.
 
-    ``put(array)`` gives a device array with these contents, ``get(source, out)`` copies one back, ``set(target, array)``
-    overwrites one in place, ``wait()`` returns when all enqueued work is done. All copies are synchronous.
+    ``put(array)`` gives a device array with these contents, ``get(source, out)`` copies one back,
+    ``set(target, array)`` overwrites one in place; these wait for the copy. ``wait()`` returns when all
+    enqueued work is done.
     ``missing()`` is None, or the reason why the device cannot be used.
     """
 

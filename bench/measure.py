@@ -1,0 +1,402 @@
+"""The one way of running: check what implementations compute for a case and direction, then time what is right.
+
+Every implementation computes in its own worker. Checking comes first, at the size that is timed; what is wrong is a
+row with its reason and is never timed. Timing goes in rounds: in each round every implementation runs once, in
+shuffled order, and a speed-up is formed within the round, because the speed of a shared machine drifts by more than
+most differences that matter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import arena, check, inputs, pool, statistics, timing
+from bench.results import Interval, Row
+from impls import Case, Unavailable, get
+from impls.contract import Implementation
+from impls.specs import traffic
+
+Array = npt.NDArray[Any]
+
+MIN_ROUNDS = 5
+MIN_ROUNDS_SLOW = 3
+"""For what takes more than SLOW times as long as the fastest."""
+SLOW = 10.0
+MAX_ROUNDS = 200
+PRECISION = 0.05
+"""Timing ends when half of every interval's width is below this fraction of its median."""
+LOOK_EVERY = 5
+"""Rounds between two looks at the intervals."""
+WARM_BELOW_S = 0.25
+"""A longer call needs no untimed call before its sample."""
+SETTLE_S = 0.15
+"""Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
+SET_BYTES = 64 * 2**20
+"""Cases with more traffic than this rotate two input sets instead of three."""
+
+
+@dataclass
+class Contender:
+    """One implementation on its way through a case and direction."""
+
+    implementation: Implementation
+    row: Row
+    seconds: float = 0.0
+    loops: int = 1
+    samples: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.implementation.name
+
+    @property
+    def is_running(self) -> bool:
+        """Whether nothing has gone wrong so far."""
+        return self.row.status == "OK"
+
+    def end(self, status: str, reason: str) -> None:
+        """Finish with a status that is not OK."""
+        self.row = replace(self.row, status=status, reason=reason)
+
+
+class Session:
+    """Workers, a folder of shared arrays, and what was learned about speeds; used in a ``with`` statement."""
+
+    def __init__(self, threads: int, seed: int = 0, precision: float = PRECISION) -> None:
+        self.seed = seed
+        self.precision = precision
+        self._pool = pool.Pool(threads)
+        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=_shared_folder()))
+        self._rates: dict[tuple[str, str, str], float] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._pool.__exit__()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Start the workers for these (op, name) side by side and wait until all are idle."""
+        self._pool.start(pairs)
+
+    def compute(
+        self, name: str, case: Case, direction: str, arrays: Sequence[Array | None]
+    ) -> tuple[Array | None, ...]:
+        """One result from the implementation's worker. Raises Unavailable or RuntimeError with the worker's reason."""
+        contender = self._enter(case, direction, name)
+        if contender.is_running:
+            self._plan(contender, case, direction)
+        if contender.is_running:
+            path = self._write(case, direction, "given", arrays)
+            outputs = self._compute(contender, case, direction, path)
+            path.unlink()
+            if contender.is_running:
+                return outputs
+        kind = Unavailable if contender.row.status in ("UNAVAILABLE", "UNSUPPORTED") else RuntimeError
+        raise kind(contender.row.reason)
+
+    def verify(self, case: Case, direction: str, names: Sequence[str]) -> list[Row]:
+        """Judge every implementation on the designed inputs and on one dense set."""
+        contenders = [self._enter(case, direction, name) for name in names]
+        self._check(case, direction, contenders, budget_s=None)
+        self._check_dense(case, direction, contenders, count=1)
+        return [c.row for c in contenders]
+
+    def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
+        """Judge every implementation, then time those that are right, within ``budget_s`` seconds of timing."""
+        contenders = [self._enter(case, direction, name) for name in names]
+        self._check(case, direction, contenders, budget_s)
+        count = 3 if traffic(case.spec, direction) <= SET_BYTES else 2
+        truths = self._check_dense(case, direction, contenders, count)
+        self._time(case, direction, contenders, truths, budget_s)
+        return _finished(case, direction, contenders, self.precision)
+
+    # --- one implementation, one question ---
+
+    def _enter(self, case: Case, direction: str, name: str) -> Contender:
+        """A contender with what its record declares."""
+        implementation = get(case.op, name)
+        row = Row(
+            case.op,
+            direction,
+            str(case.spec),
+            name,
+            str(implementation.device),
+            implementation.competitor,
+            implementation.algorithm_of(case.spec, direction),
+            implementation.arithmetic_of(case.spec, direction),
+            "OK",
+        )
+        return Contender(implementation, row)
+
+    def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+        """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
+        try:
+            answer = self._pool.ask(contender.implementation.op, contender.name, do, seconds, **values)
+        except pool.WorkerFailed as error:
+            answer = {"status": error.status, "reason": str(error)}
+        if "status" in answer:
+            contender.end(answer["status"], answer["reason"])
+            return {}
+        if answer.get("side_effect"):
+            contender.end("SIDE_EFFECT", answer["side_effect"])
+        if "peak_bytes" in answer:
+            contender.row = replace(contender.row, peak_bytes=answer["peak_bytes"])
+        return answer
+
+    def _plan(self, contender: Contender, case: Case, direction: str) -> None:
+        answer = self._ask(
+            contender,
+            "plan",
+            pool.PLAN_SECONDS,
+            case=str(case),
+            implementation=contender.name,
+            direction=direction,
+        )
+        if answer:
+            contender.row = replace(contender.row, setup_s=answer["setup_s"], workspace_bytes=answer["workspace_bytes"])
+
+    def _compute(
+        self, contender: Contender, case: Case, direction: str, path: Path, *, keep: bool = False
+    ) -> tuple[Array | None, ...]:
+        """The outputs for an input file; empty if the contender ended."""
+        result = self._result(case, direction)
+        seconds = pool.CALL_SECONDS + 4 * self._predicted(contender, case, direction)
+        answer = self._ask(contender, "compute", seconds, inputs=str(path), result=str(result), keep=keep)
+        if not answer:
+            return ()
+        contender.seconds = answer["seconds"]
+        if contender.row.first_call_s is None:
+            contender.row = replace(contender.row, first_call_s=answer["seconds"])
+        self._learn(contender, case, direction)
+        return self._read(case, direction, result)
+
+    def _predicted(self, contender: Contender, case: Case, direction: str) -> float:
+        """Seconds of one call at the rate of the last one measured, or 0 where none was."""
+        rate = self._rates.get((contender.name, case.op, direction))
+        return case.spec.flops / rate if rate else 0.0
+
+    def _learn(self, contender: Contender, case: Case, direction: str) -> None:
+        """Remember the rate of a call that was long enough to tell."""
+        if contender.seconds > timing.SAMPLE_SECONDS:
+            self._rates[contender.name, case.op, direction] = case.spec.flops / contender.seconds
+
+    # --- checking ---
+
+    def _check(self, case: Case, direction: str, contenders: Sequence[Contender], budget_s: float | None) -> None:
+        """Plan all, then judge each on every designed input. Competitors' errors are reported, not judged."""
+        for contender in contenders:
+            predicted = self._predicted(contender, case, direction)
+            if budget_s is not None and predicted > budget_s:
+                contender.end("OVER_BUDGET", f"one call is predicted to take {predicted:.1f} s of {budget_s:g} s")
+            else:
+                self._plan(contender, case, direction)
+        for design in inputs.JUDGED:
+            if not any(c.is_running for c in contenders):
+                return
+            arrays = inputs.make(case, direction, design, self.seed)
+            truth = check.expected(case, direction, arrays)
+            path = self._write(case, direction, design, arrays)
+            for contender in contenders:
+                if contender.is_running:
+                    outputs = self._compute(contender, case, direction, path)
+                    if contender.is_running:
+                        _judge(contender, case, direction, design, arrays, outputs, truth)
+            path.unlink()
+
+    def _check_dense(
+        self, case: Case, direction: str, contenders: Sequence[Contender], count: int
+    ) -> list[tuple[tuple[Array | None, ...], check.Expected]]:
+        """Bind every dense set in every worker; its result can reject, and is what timed results must equal."""
+        truths = []
+        for i in range(count if any(c.is_running for c in contenders) else 0):
+            arrays = inputs.make(case, direction, inputs.DENSE, self.seed + 1 + i)
+            truth = check.expected(case, direction, arrays)
+            path = self._write(case, direction, f"dense{i}", arrays)
+            for contender in contenders:
+                if not contender.is_running:
+                    continue
+                outputs = self._compute(contender, case, direction, path, keep=True)
+                if contender.is_running:
+                    _judge(contender, case, direction, inputs.DENSE, arrays, outputs, truth)
+                    error = check.dense_error(case, direction, outputs, truth)
+                    contender.row = replace(contender.row, dense_error=max(error, contender.row.dense_error or 0.0))
+            truths.append((arrays, truth))
+        return truths
+
+    # --- timing ---
+
+    def _time(
+        self,
+        case: Case,
+        direction: str,
+        contenders: Sequence[Contender],
+        truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+        budget_s: float,
+    ) -> None:
+        """Rounds in shuffled order until every interval is narrow enough or the budget is spent."""
+        for contender in contenders:
+            if contender.is_running and MIN_ROUNDS_SLOW * contender.seconds > budget_s:
+                contender.end(
+                    "OVER_BUDGET",
+                    f"{MIN_ROUNDS_SLOW} calls of {contender.seconds:.2f} s exceed the budget of {budget_s:g} s",
+                )
+        active = [c for c in contenders if c.is_running]
+        if not active:
+            return
+        time.sleep(SETTLE_S)
+        fastest = min(c.seconds for c in active)
+        for contender in active:
+            contender.loops = timing.loops_for(contender.seconds)
+            contender.row = replace(contender.row, loops=contender.loops, repeatable=True)
+        rng = np.random.default_rng(self.seed)
+        started = timing.CLOCK()
+        stop = "rounds"
+        for done in range(MAX_ROUNDS):
+            spent = timing.CLOCK() - started
+            if done >= MIN_ROUNDS and spent * (done + 1) / done > budget_s:
+                stop = "budget"
+                break
+            if done >= MIN_ROUNDS and done % LOOK_EVERY == 0 and _precise(active, self.precision):
+                stop = "precision"
+                break
+            for i in rng.permutation(len(active)):
+                contender = active[i]
+                few = contender.seconds > SLOW * fastest and len(contender.samples) >= MIN_ROUNDS_SLOW
+                if contender.is_running and not few:
+                    self._sample(contender, case, direction, truths)
+        for contender in active:
+            if contender.is_running:
+                self._ask(contender, "inspect", pool.CALL_SECONDS)
+            contender.row = replace(contender.row, stop=stop, samples_s=tuple(contender.samples))
+
+    def _sample(
+        self,
+        contender: Contender,
+        case: Case,
+        direction: str,
+        truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+    ) -> None:
+        """One sample; a result that is not the verified one bit for bit is judged again."""
+        results = [str(self._result(case, direction, i)) for i in range(len(truths))]
+        answer = self._ask(
+            contender,
+            "sample",
+            pool.CALL_SECONDS + 4 * contender.loops * contender.seconds,
+            loops=contender.loops,
+            warm=contender.seconds < WARM_BELOW_S,
+            results=results,
+        )
+        if not answer:
+            return
+        contender.samples.append(answer["seconds"])
+        for i in answer["differs"]:
+            contender.row = replace(contender.row, repeatable=False)
+            arrays, truth = truths[i]
+            outputs = self._read(case, direction, Path(results[i]))
+            _judge(contender, case, direction, inputs.DENSE, arrays, outputs, truth)
+
+    # --- shared arrays ---
+
+    def _write(self, case: Case, direction: str, name: str, arrays: Sequence[Array | None]) -> Path:
+        path = self._folder / f"{name}.in"
+        path.unlink(missing_ok=True)
+        arena.write(path, arrays, case.spec.dtype)
+        return path
+
+    def _result(self, case: Case, direction: str, i: int = 0) -> Path:
+        """A fresh result file, full of NaN."""
+        path = self._folder / f"result{i}.out"
+        shapes = arena.shapes_of(case.spec, direction, outputs=True)
+        if not path.exists() or path.stat().st_size != arena.size_of(shapes, case.spec.dtype):
+            path.unlink(missing_ok=True)
+            arena.create(path, shapes, case.spec.dtype)
+        arena.open_shared(path, shapes, case.spec.dtype).poison()
+        return path
+
+    def _read(self, case: Case, direction: str, path: Path) -> tuple[Array | None, ...]:
+        shapes = arena.shapes_of(case.spec, direction, outputs=True)
+        arrays = arena.open_shared(path, shapes, case.spec.dtype).arrays
+        return tuple(None if a is None else a.copy() for a in arrays)
+
+
+def _judge(
+    contender: Contender,
+    case: Case,
+    direction: str,
+    design: str,
+    arrays: Sequence[Array | None],
+    outputs: Sequence[Array | None],
+    truth: check.Expected,
+) -> None:
+    """Keep the worst error on designed inputs; end what is wrong, unless it is a competitor."""
+    row = contender.row
+    judgement = check.verdict(case, direction, design, arrays, outputs, truth, row.algorithm, row.arithmetic)
+    if design != inputs.DENSE:
+        contender.row = replace(row, error_bounds=max(judgement.bounds, row.error_bounds or 0.0))
+    if not judgement.is_right and not contender.implementation.competitor:
+        contender.end("WRONG", f"on {design} inputs {judgement.where}: {judgement.bounds:.3g} times its bound")
+
+
+def _precise(active: Sequence[Contender], precision: float) -> bool:
+    """Whether the intervals that the report prints are narrow enough: ratios where there is a competitor."""
+    running = [c for c in active if c.is_running]
+    rivals = [c for c in running if c.implementation.competitor]
+    for contender in running:
+        for other in rivals or [contender]:
+            if other is contender and len(rivals) > 0:
+                continue
+            interval = _ratio(other, contender)
+            if statistics.relative_width(interval) > precision:
+                return False
+    return True
+
+
+def _ratio(other: Contender, contender: Contender) -> Interval:
+    """The rival's time over the contender's; its own median where there is no rival."""
+    if other is contender:
+        return statistics.median_interval(contender.samples)
+    return statistics.speedup(other.samples, contender.samples)
+
+
+def _finished(case: Case, direction: str, contenders: Sequence[Contender], precision: float) -> list[Row]:
+    """Rows with everything that follows from the samples."""
+    timed = [c for c in contenders if c.is_running and c.samples]
+    rivals = [c for c in timed if c.implementation.competitor]
+    return [_timed_row(c, case, direction, rivals, precision) if c in timed else c.row for c in contenders]
+
+
+def _timed_row(contender: Contender, case: Case, direction: str, rivals: Sequence[Contender], precision: float) -> Row:
+    interval = statistics.median_interval(contender.samples)
+    speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals if r is not contender}
+    width = max(map(statistics.relative_width, speedups.values() or [interval]))
+    noisy = width > precision
+    return replace(
+        contender.row,
+        status="NOISY" if noisy else "OK",
+        reason=f"an interval is {width:.0%} wide to each side, more than {precision:.0%}" if noisy else "",
+        median_s=interval.median,
+        low_s=interval.low,
+        high_s=interval.high,
+        min_s=min(contender.samples),
+        gflops=case.spec.flops / interval.median / 1e9,
+        gbytes_per_s=traffic(case.spec, direction) / interval.median / 1e9,
+        speedups=speedups,
+    )
+
+
+def _shared_folder() -> str | None:
+    """Memory that processes share, where the system has a folder for it; else the temporary folder."""
+    folder = "/dev/shm"
+    return folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else None
