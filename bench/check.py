@@ -22,6 +22,7 @@ import numpy.typing as npt
 from bench.inputs import DENSE, INTEGERS
 from impls import Case, reference
 from impls.contract import FFT, FLOAT64
+from impls.conv2d.reference import groups
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, PoolSpec, arguments
 
 Array = npt.NDArray[Any]
@@ -238,18 +239,17 @@ def _channel_norms(spec: ConvSpec, direction: str, inputs: Sequence[Array | None
     first, second = (np.asarray(a, np.float64) for a in inputs[:2])
     images = np.sqrt(np.square(first).sum(axis=(0, 1, 2)))
     kernels = np.sqrt(np.square(second).sum(axis=(0, 1)))
-    c, f = spec.channels // spec.groups, spec.filters // spec.groups
-    if direction == FORWARD:
-        norms = np.concatenate(
-            [images[g * c : (g + 1) * c] @ kernels[:, g * f : (g + 1) * f] for g in range(spec.groups)]
-        )
-        bias = inputs[2]
-        return norms if bias is None else np.asarray(norms + np.abs(bias))
-    if direction == GRAD_INPUT:
-        return np.concatenate(
-            [kernels[:, g * f : (g + 1) * f] @ images[g * f : (g + 1) * f] for g in range(spec.groups)]
-        )
-    raise ValueError("an FFT bound for the weight gradient is not derived here")
+    parts = []
+    for channels, filters in groups(spec):
+        if direction == FORWARD:
+            parts.append(images[channels] @ kernels[:, filters])
+        elif direction == GRAD_INPUT:
+            parts.append(kernels[:, filters] @ images[filters])
+        else:
+            raise ValueError("an FFT bound for the weight gradient is not derived here")
+    norms: Array = np.concatenate(parts)
+    bias = inputs[2] if direction == FORWARD else None
+    return norms if bias is None else norms + np.abs(bias)
 
 
 def _map(function: Any, array: Array | None) -> Array | None:

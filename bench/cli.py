@@ -1,0 +1,309 @@
+"""The command line: every command parses, calls, prints. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bench.jobs import Job, Selection
+    from bench.results import Row, Run, Store
+    from bench.suites import Suite
+
+DEFAULT_STORE = "layerbench.sqlite"
+WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG")
+"""What makes the exit status 1, where it is one of ours."""
+
+Command = Callable[..., Any]
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class Group(click.Group):
+    """Prints the errors that a user can mend as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Bad input and a bad store end with exit status 2, missing data with 1."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            status = _exit_status(error)
+            if status is None:
+                raise
+            click.echo(f"layerbench: {error.args[0] if error.args else error}", err=True)
+            ctx.exit(status)
+
+
+def _exit_status(error: Exception) -> int | None:
+    """The exit status for errors that name their own remedy; None for a mistake of ours."""
+    from impls import SpecError
+
+    if isinstance(error, SpecError):
+        return 2
+    loaded = {"bench.results": ("StoreError", 2), "datasets": ("DatasetError", 1)}
+    for module, (name, status) in loaded.items():
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return status
+    return None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="layerbench", message="%(version)s")
+def main() -> None:
+    """How fast, and how right, is this way of computing a neural-network layer, on this machine, against Keras?
+
+    \b
+    layerbench run                          check and time the quick suite, two minutes
+    layerbench verify --model mnist         check only, in a Keras model on real images
+    layerbench run --suite paper --op conv2d
+    layerbench report --format markdown
+    """
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_selection = _options(
+    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, or a file."),
+    click.option("--case", "cases", multiple=True, metavar="CASE", help="For example conv2d:32x28x28x1,k5x5,f8."),
+    click.option("--op", "ops", multiple=True, help="conv2d, maxpool2d, avgpool2d, dense; may be repeated."),
+    click.option("--impl", "implementations", multiple=True, metavar="NAME", help="Only these; see: layerbench list."),
+    click.option("--direction", "directions", multiple=True, help="forward, grad_weights, grad_input."),
+    click.option("--competitor", "competitors", multiple=True, metavar="NAME", help="keras, torch, ..., or none."),
+    click.option("--batch", type=click.IntRange(min=1), help="Another batch size for every case."),
+    click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs."),
+)
+
+_store = click.option("--db", default=DEFAULT_STORE, show_default=True, help="SQLite file or SQLAlchemy URL.")
+
+
+@main.command("list")
+@click.option("--op", "ops", multiple=True, help="Only these operations.")
+def list_command(ops: tuple[str, ...]) -> None:
+    """Show every implementation: device, directions, algorithm, arithmetic, and whether it can run here."""
+    from bench.listing import entries, table
+
+    _print(table(entries(ops)))
+
+
+@main.command()
+@_selection
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="DATASET[:STRUCTURE]",
+    help="Check inside Keras models on real images: digits, mnist, cifar10, olivetti; may be repeated.",
+)
+@click.option("--images", type=click.IntRange(min=2), default=64, show_default=True, help="Batch for --model.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the model tables as markdown too.")
+@click.pass_context
+def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: Path | None, **options: Any) -> None:
+    """Check every implementation and direction; nothing is timed. Exit status 1 if anything of ours is wrong.
+
+    Without --model: the suite's cases against the float64 reference, error in units of the derived bound, then a
+    reference model on the bundled digits. With --model: those models only.
+    """
+    threads = options.pop("threads")
+    seed = options["seed"]
+    _, selection, wanted = _wanted(**options)
+    rows: list[Row] = []
+    if not models:
+        with _session(threads, seed) as session:
+            rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
+        from reports.tables import checks
+
+        _print(checks(rows))
+        models = ("digits",) if not options["cases"] else ()
+    right = _verify_models(models, images, selection, threads, seed, output)
+    if not right or _any_wrong(rows):
+        ctx.exit(1)
+
+
+@main.command()
+@_selection
+@click.option("--budget", type=float, help="Seconds of timing per case and direction, shared by all.")
+@click.option("--resume", is_flag=True, help="Go on with the latest run in the store: only what is missing.")
+@_store
+@click.option("--json", "json_path", type=_FILE, help="Write the rows as JSON too.")
+@click.option("--csv", "csv_path", type=_FILE, help="Write the rows as CSV too.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    budget: float | None,
+    resume: bool,
+    db: str,
+    json_path: Path | None,
+    csv_path: Path | None,
+    **options: Any,
+) -> None:
+    """Check every implementation, then time those that are right, in shuffled rounds with the competitors.
+
+    Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
+    """
+    from reports.tables import summary
+
+    from bench.jobs import in_suite, missing
+    from bench.results import Store, write_csv, write_json
+
+    threads = options.pop("threads")
+    suite, _, wanted = _wanted(**options)
+    seconds = budget if budget is not None else suite.budget_s
+    if seconds <= 0:
+        raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
+    store = Store(db)
+    current = store.run() if resume else _begin(store, suite, threads, options["seed"])
+    if resume:
+        _require_same(current, suite)
+    before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
+    todo = missing(wanted, before)
+    if resume:
+        click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
+
+    def measure(job: Job) -> list[Row]:
+        found = [in_suite(row, suite) for row in session.run(job.case, job.direction, job.names, seconds)]
+        for row in found:
+            if (row.op, row.spec, row.direction, row.implementation) not in before:
+                store.add(current, row)
+        return found
+
+    interrupted = False
+    with _session(current.threads, current.seed) as session:
+        session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
+        try:
+            _progress(todo, measure)
+        except KeyboardInterrupt:
+            interrupted = True
+    rows = [row for _, row in store.rows(current.id)]
+    for path, write in ((json_path, write_json), (csv_path, write_csv)):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, current, rows)
+    _print(summary(current, rows))
+    click.echo(f"\nrun {current.id} is in {db}; every case: layerbench report --db {shlex.quote(db)}")
+    if interrupted:
+        click.echo(f"stopped: {len(rows)} rows are kept; go on with the same command and --resume", err=True)
+        ctx.exit(130)
+    if _any_wrong(rows):
+        ctx.exit(1)
+
+
+def _begin(store: Store, suite: Suite, threads: int | None, seed: int) -> Run:
+    """A new run in the store."""
+    from datetime import UTC, datetime
+
+    from bench import machine
+    from bench.results import Run
+
+    return store.start(
+        Run(
+            command=shlex.join(["layerbench", *sys.argv[1:]]),
+            suite=suite.name,
+            seed=seed,
+            threads=threads or machine.usable_cores(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine.describe(),
+        )
+    )
+
+
+def _require_same(current: Run, suite: Suite) -> None:
+    """Raises UsageError if a run cannot be gone on with."""
+    from bench import machine
+
+    if current.suite != suite.name:
+        raise click.UsageError(f"run {current.id} is of suite {current.suite}, not {suite.name}; give --suite")
+    if current.machine.get("id") != machine.describe()["id"]:
+        raise click.UsageError(f"run {current.id} was made on another machine; start a new run without --resume")
+
+
+def _session(threads: int | None, seed: int) -> Any:
+    from bench.machine import usable_cores
+    from bench.measure import Session
+
+    return Session(threads or usable_cores(), seed)
+
+
+def _wanted(
+    suite: str | None,
+    cases: tuple[str, ...],
+    ops: tuple[str, ...],
+    implementations: tuple[str, ...],
+    directions: tuple[str, ...],
+    competitors: tuple[str, ...],
+    batch: int | None,
+    seed: int,
+) -> tuple[Suite, Selection, tuple[Job, ...]]:
+    """The suite and the jobs that the options describe. Raises SpecError for what cannot be read or does not exist."""
+    from bench.jobs import Selection, jobs
+    from bench.suites import Suite, load, with_batch
+    from impls import SpecError, parse_case
+
+    if suite and cases:
+        raise SpecError("give --suite or --case, not both")
+    chosen = Suite("cases", tuple(map(parse_case, cases))) if cases else load(suite or "quick")
+    if batch:
+        chosen = with_batch(chosen, batch)
+    selection = Selection(ops, implementations, directions, competitors)
+    return chosen, selection, jobs(chosen, selection)
+
+
+def _progress(wanted: Iterable[Job], action: Callable[[Job], list[Row]]) -> list[Row]:
+    """Do every job under a progress bar with the time left; the rows of all."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    todo = list(wanted)
+    rows: list[Row] = []
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console(stderr=True), speed_estimate_period=600) as progress:
+        task = progress.add_task("starting", total=len(todo))
+        for job in todo:
+            progress.update(task, description=f"{job.case} {job.direction}")
+            rows += action(job)
+            progress.advance(task)
+        progress.update(task, description="done")
+    return rows
+
+
+def _any_wrong(rows: Iterable[Row]) -> bool:
+    return any(row.status in WRONG_STATUSES and not row.competitor for row in rows)
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _print(renderable: Any) -> None:
+    _console().print(renderable)

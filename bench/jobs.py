@@ -1,0 +1,89 @@
+"""What a run will do: one job per case and direction, with the implementations that take part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from bench.results import Row
+from bench.suites import Suite
+from impls import DIRECTIONS, OPS, Case, SpecError, competitors, names
+from impls.specs import directions_of
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case in one direction, for these implementations."""
+
+    case: Case
+    direction: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to take from a suite; an empty tuple takes everything."""
+
+    ops: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    competitors: tuple[str, ...] = ()
+    """``("none",)`` takes no competitor."""
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a name that does not exist, listing those that do."""
+        ops = self.ops or OPS
+        _require_known("operation", self.ops, OPS)
+        _require_known("direction", self.directions, DIRECTIONS)
+        _require_known("implementation", self.implementations, _union(names(op) for op in ops))
+        _require_known("competitor", self.competitors, (*_union(competitors(op) for op in ops), NONE))
+
+    def names(self, op: str) -> tuple[str, ...]:
+        """The implementations and competitors of an operation that take part, ours first."""
+        ours = [n for n in names(op) if n in (self.implementations or (n,))]
+        theirs = [n for n in competitors(op) if n in (self.competitors or (n,))]
+        return (*ours, *theirs)
+
+
+def jobs(suite: Suite, selection: Selection) -> tuple[Job, ...]:
+    """Every case and direction of a suite that is selected. Raises SpecError if nothing is left."""
+    found = tuple(
+        Job(case, direction, selection.names(case.op))
+        for case in suite.cases
+        if case.op in (selection.ops or OPS)
+        for direction in directions_of(case.op)
+        if direction in (selection.directions or DIRECTIONS)
+        if selection.names(case.op)
+    )
+    if not found:
+        raise SpecError(f"nothing of suite {suite.name} is left by --op, --impl, --direction and --competitor")
+    return found
+
+
+def missing(wanted: Sequence[Job], finished: Collection[tuple[str, str, str, str]]) -> tuple[Job, ...]:
+    """The jobs that lack a row; ``finished`` has (op, spec, direction, implementation) of every row there is.
+
+    A job that lacks only some rows is done whole again, because speed-ups are formed within its rounds.
+    """
+    return tuple(
+        job
+        for job in wanted
+        if any((job.case.op, str(job.case.spec), job.direction, name) not in finished for name in job.names)
+    )
+
+
+def in_suite(row: Row, suite: Suite) -> Row:
+    """The row with the name of its suite."""
+    return replace(row, suite=suite.name)
+
+
+def _union(groups: Iterable[Collection[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for group in groups for name in group))
+
+
+def _require_known(kind: str, given: Collection[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise SpecError(f"unknown {kind} {name!r}; known: {', '.join(known)}")

@@ -1,0 +1,162 @@
+"""Wrong implementations of convolution, each with the one fault in its name, and a right one: the checker's own test.
+
+They are registered as another package's would be, by entry points, and run in workers like any other.
+"""
+
+import os
+import threading
+import time
+
+import numpy as np
+
+from impls import reference
+from impls.contract import DIRECT, Implementation, Plan
+
+
+def exact(spec, x, w, b):
+    """The right result in float64."""
+    y = np.empty(spec.y_shape)
+    reference("conv2d").plan(spec, ("forward",)).forward(x, w, b, y)
+    return y
+
+
+class Right(Plan):
+    """No fault."""
+
+    offers = ("forward",)
+
+    def forward(self, x, w, b, out):
+        out[...] = exact(self.spec, x, w, b)
+
+
+class AllZeros(Right):
+    def forward(self, x, w, b, out):
+        out.fill(0)
+
+
+class FlippedKernel(Right):
+    def forward(self, x, w, b, out):
+        out[...] = exact(self.spec, x, w[::-1, ::-1], b)
+
+
+class DroppedTap(Right):
+    def forward(self, x, w, b, out):
+        w = w.copy()
+        w[-1, -1] = 0
+        out[...] = exact(self.spec, x, w, b)
+
+
+class ForgotBias(Right):
+    def forward(self, x, w, b, out):
+        out[...] = exact(self.spec, x, w, None)
+
+
+class WrapsAtTheBorder(Right):
+    def forward(self, x, w, b, out):
+        xp = np.pad(x, ((0, 0), *self.spec.pads, (0, 0)), mode="wrap")
+        y = np.zeros(self.spec.y_shape)
+        _, rows, columns, _ = self.spec.y_shape
+        for i in range(self.spec.kernel[0]):
+            for j in range(self.spec.kernel[1]):
+                y += xp[:, i : i + rows, j : j + columns].astype(np.float64) @ w[i, j]
+        out[...] = y + b
+
+
+class HalfPrecision(Right):
+    def forward(self, x, w, b, out):
+        out[...] = exact(self.spec, x.astype(np.float16), w.astype(np.float16), b)
+
+
+class OneBadPixel(Right):
+    def forward(self, x, w, b, out):
+        super().forward(x, w, b, out)
+        out[-1, -1, -1, -1] *= 1.0001
+
+
+class DropsTheLastSample(Right):
+    def forward(self, x, w, b, out):
+        y = exact(self.spec, x, w, b)
+        out[:-1] = y[:-1]
+
+
+class MutatesItsInput(Right):
+    def forward(self, x, w, b, out):
+        super().forward(x, w, b, out)
+        x.flat[0] += 1
+
+
+class WritesOutsideItsOutput(Right):
+    def forward(self, x, w, b, out):
+        super().forward(x, w, b, out)
+        beyond = np.lib.stride_tricks.as_strided(out.reshape(-1)[-1:], (2,), out.strides[-1:])
+        beyond[1] = 1
+
+
+class ReturnsBeforeFinishing(Right):
+    def forward(self, x, w, b, out):
+        def later():
+            time.sleep(0.05)
+            Right.forward(self, x, w, b, out)
+
+        threading.Thread(target=later, daemon=True).start()
+
+
+class ReusesTheFirstResult(Right):
+    """Right at its first call with any shape, and the same answer ever after."""
+
+    def prepare(self):
+        self.kept = None
+
+    def forward(self, x, w, b, out):
+        if self.kept is None:
+            self.kept = exact(self.spec, x, w, b)
+        out[...] = self.kept
+
+
+class CachesByPointer(Right):
+    """Right wherever it is called for the first time; at an address that it knows it does nothing."""
+
+    def prepare(self):
+        self.known = set()
+
+    def forward(self, x, w, b, out):
+        if out.ctypes.data not in self.known:
+            super().forward(x, w, b, out)
+            self.known.add(out.ctypes.data)
+
+
+class Raises(Right):
+    def forward(self, x, w, b, out):
+        raise ArithmeticError("no such luck")
+
+
+class Exits(Right):
+    def forward(self, x, w, b, out):
+        print("last words", flush=True)
+        os._exit(3)
+
+
+EXPECTED = {
+    "right": (Right, "OK"),
+    "all_zeros": (AllZeros, "WRONG"),
+    "flipped_kernel": (FlippedKernel, "WRONG"),
+    "dropped_tap": (DroppedTap, "WRONG"),
+    "forgot_bias": (ForgotBias, "WRONG"),
+    "wraps_at_the_border": (WrapsAtTheBorder, "WRONG"),
+    "half_precision": (HalfPrecision, "WRONG"),
+    "one_bad_pixel": (OneBadPixel, "WRONG"),
+    "drops_the_last_sample": (DropsTheLastSample, "WRONG"),
+    "mutates_its_input": (MutatesItsInput, "SIDE_EFFECT"),
+    "writes_outside_its_output": (WritesOutsideItsOutput, "SIDE_EFFECT"),
+    "returns_before_finishing": (ReturnsBeforeFinishing, "WRONG"),
+    "reuses_the_first_result": (ReusesTheFirstResult, "WRONG"),
+    "caches_by_pointer": (CachesByPointer, "WRONG"),
+    "raises": (Raises, "ERROR"),
+    "exits": (Exits, "CRASHED"),
+}
+"""Every kernel and the one status it must get."""
+
+RECORDS = {name: Implementation(kind, algorithm=DIRECT) for name, (kind, _) in EXPECTED.items()}
+"""The records, by name."""
+
+globals().update(RECORDS)
