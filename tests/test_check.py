@@ -1,0 +1,111 @@
+"""The bound is as it was derived, and it decides."""
+
+import numpy as np
+import pytest
+
+from bench import check, inputs
+from impls import parse_case, reference
+from impls.contract import DIRECT, FFT, FLOAT32
+
+CASE = parse_case("conv2d:2x6x5x4,k3x3,f8,relu")
+U = 2.0**-24
+
+
+def compute(case, direction, arrays, dtype=np.float32):
+    shapes = [a.shape for a in check.arguments(case.spec, direction) if a.is_output]
+    outputs = [np.empty(shape, dtype) for shape in shapes]
+    reference(case.op).plan(case.spec, (direction,)).bind(direction, *arrays, *outputs)()
+    return outputs
+
+
+@pytest.mark.parametrize("direction", ["forward", "grad_weights", "grad_input"])
+@pytest.mark.parametrize("design", [inputs.SPARSE_FIRST, inputs.SPARSE_SECOND])
+def test_sparse_inputs_have_about_four_products_per_sum(direction, design):
+    case = parse_case("conv2d:8x16x16x32,k3x3,f32")
+    arrays = inputs.make(case, direction, design, seed=0)
+    counts = check.expected(case, direction, arrays).counts[0]
+    assert 2 < counts.mean() < 6
+
+
+def test_counts_and_magnitudes_are_those_of_each_element():
+    case = parse_case("dense:1x3,u1")
+    x = np.array([[2, 0, -3]], np.float32)
+    w = np.array([[5], [7], [1]], np.float32)
+    b = np.array([-4], np.float32)
+    truth = check.expected(case, "forward", (x, w, b))
+    assert truth.values[0] == 3
+    assert truth.counts[0] == 2
+    assert truth.magnitudes[0] == 17
+    limit = check.bound(case, "forward", (x, w, b), truth, DIRECT, FLOAT32)[0]
+    assert limit == pytest.approx(3 * U / (1 - 3 * U) * 17)
+
+
+@pytest.mark.parametrize("direction", ["forward", "grad_weights", "grad_input"])
+def test_a_rounded_reference_is_right_and_a_slightly_worse_one_is_not(direction):
+    arrays = inputs.make(CASE, direction, inputs.SPARSE_FIRST, seed=1)
+    truth = check.expected(CASE, direction, arrays)
+    outputs = compute(CASE, direction, arrays)
+    right = check.verdict(CASE, direction, inputs.SPARSE_FIRST, arrays, outputs, truth, DIRECT, FLOAT32)
+    assert right.is_right
+    outputs[0] *= np.float32(1 + 40 * U)
+    worse = check.verdict(CASE, direction, inputs.SPARSE_FIRST, arrays, outputs, truth, DIRECT, FLOAT32)
+    assert not worse.is_right
+
+
+def test_integers_must_be_exact_unless_an_fft_computes_them():
+    arrays = inputs.make(CASE, "forward", inputs.INTEGERS, seed=1)
+    truth = check.expected(CASE, "forward", arrays)
+    outputs = compute(CASE, "forward", arrays)
+    assert check.verdict(CASE, "forward", inputs.INTEGERS, arrays, outputs, truth, DIRECT, FLOAT32).bounds == 0
+    outputs[0][0, 0, 0, 0] += np.float32(1e-3)
+    assert not check.verdict(CASE, "forward", inputs.INTEGERS, arrays, outputs, truth, DIRECT, FLOAT32).is_right
+    outputs[0][0, 0, 0, 0] += np.float32(1)
+    assert not check.verdict(CASE, "forward", inputs.INTEGERS, arrays, outputs, truth, FFT, FLOAT32).is_right
+
+
+def test_what_was_never_written_is_infinitely_wrong():
+    arrays = inputs.make(CASE, "forward", inputs.SPARSE_FIRST, seed=1)
+    truth = check.expected(CASE, "forward", arrays)
+    outputs = compute(CASE, "forward", arrays)
+    outputs[0][1, 2, 3, 4] = np.nan
+    judgement = check.verdict(CASE, "forward", inputs.SPARSE_FIRST, arrays, outputs, truth, DIRECT, FLOAT32)
+    assert judgement.bounds == np.inf
+    assert "out[1, 2, 3, 4] is nan" in judgement.where
+
+
+def test_dense_inputs_are_blind_to_half_precision_and_sparse_ones_are_not():
+    """Why acceptance is judged on sparse inputs: over many terms the worst-case bound hides everything."""
+    case = parse_case("dense:4x20000,u8")
+    found = {}
+    for design in (inputs.DENSE, inputs.SPARSE_FIRST):
+        arrays = inputs.make(case, "forward", design, seed=0)
+        truth = check.expected(case, "forward", arrays)
+        half = [np.float16(a).astype(np.float32) for a in arrays]
+        outputs = compute(case, "forward", half)
+        found[design] = check.verdict(case, "forward", design, arrays, outputs, truth, DIRECT, FLOAT32).bounds
+    assert found[inputs.DENSE] < 1
+    assert found[inputs.SPARSE_FIRST] > 100
+
+
+def test_the_reference_in_blocks_is_the_reference(monkeypatch):
+    case = parse_case("conv2d:5x6x5x4,k3x3,f8")
+    for direction in ("forward", "grad_weights", "grad_input"):
+        arrays = inputs.make(case, direction, inputs.DENSE, seed=3)
+        whole = check.expected(case, direction, arrays).values
+        with monkeypatch.context() as patch:
+            patch.setattr(check, "BLOCK_BYTES", 1)
+            parts = check.expected(case, direction, arrays).values
+        for a, b in zip(whole, parts, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_the_same_seed_gives_the_same_inputs_and_another_one_does_not():
+    first, again, other = (inputs.make(CASE, "forward", inputs.DENSE, seed)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_integer_sums_stay_exact_in_float32():
+    case = parse_case("dense:2x100000,u2")
+    arrays = inputs.make(case, "forward", inputs.INTEGERS, seed=0)
+    assert check.expected(case, "forward", arrays).magnitudes[0].max() < 2**24
