@@ -41,15 +41,13 @@ def compute(plan: Plan, direction: str, arrays: Sequence[Array | None]) -> tuple
     return outputs.arrays
 
 
-def judge(
-    implementation: Implementation, case: Case, direction: str, designs: Sequence[str] = inputs.JUDGED, seed: int = 0
-) -> check.Judgement:
-    """The worst judgement over these designs of inputs. Raises Unavailable or SideEffectError."""
+def judge(implementation: Implementation, case: Case, direction: str, seed: int = 0) -> check.Judgement:
+    """The worst judgement over all designs of inputs. Raises Unavailable or SideEffectError."""
     plan = implementation.plan(case.spec, (direction,))
     algorithm = implementation.algorithm_of(case.spec, direction)
     arithmetic = implementation.arithmetic_of(case.spec, direction)
     worst = check.Judgement(0.0)
-    for design in designs:
+    for design in inputs.judged(case):
         arrays = inputs.make(case, direction, design, seed)
         truth = check.expected(case, direction, arrays)
         outputs = compute(plan, direction, arrays)

@@ -202,7 +202,7 @@ class Session:
                 contender.end("OVER_BUDGET", f"one call is predicted to take {predicted:.1f} s of {budget_s:g} s")
             else:
                 self._plan(contender, case, direction)
-        for design in inputs.JUDGED:
+        for design in inputs.judged(case):
             if not any(c.is_running for c in contenders):
                 return
             arrays = inputs.make(case, direction, design, self.seed)
@@ -343,7 +343,7 @@ def _judge(
     """Keep the worst error on designed inputs; end what is wrong, unless it is a competitor."""
     row = contender.row
     judgement = check.verdict(case, direction, design, arrays, outputs, truth, row.algorithm, row.arithmetic)
-    if design != inputs.DENSE:
+    if design in inputs.judged(case):
         contender.row = replace(row, error_bounds=max(judgement.bounds, row.error_bounds or 0.0))
     if not judgement.is_right and not contender.implementation.competitor:
         contender.end("WRONG", f"on {design} inputs {judgement.where}: {judgement.bounds:.3g} times its bound")

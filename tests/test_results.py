@@ -1,0 +1,92 @@
+"""Rows come back from the store as they went in, and exports hold every one."""
+
+import csv
+import json
+import sqlite3
+
+import pytest
+
+from bench.results import Interval, Row, Run, Store, StoreError, write_csv, write_json
+
+RUN = Run("layerbench run", "quick", seed=0, threads=2, started="2026-01-01T00:00:00+00:00", machine={"cpu": "x"})
+ROW = Row(
+    "conv2d",
+    "forward",
+    "1x4x4x1,k3x3,f2",
+    "numpy_gemm",
+    "cpu",
+    competitor=False,
+    algorithm="gemm",
+    arithmetic="float32",
+    status="OK",
+    samples_s=(0.1, 0.2),
+    median_s=0.15,
+    repeatable=True,
+    speedups={"keras": Interval(2.0, 1.9, 2.1)},
+)
+
+
+def test_a_row_comes_back_as_it_went_in(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    run = store.start(RUN)
+    store.add(run, ROW)
+    store.close()
+    again = Store(tmp_path / "a.sqlite")
+    assert again.rows(run.id) == ((run.id, ROW),)
+    assert again.run() == run
+    assert again.run().machine == {"cpu": "x"}
+    again.close()
+
+
+def test_rows_of_another_run_are_not_returned(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    first, second = store.start(RUN), store.start(RUN)
+    store.add(first, ROW)
+    assert store.rows(second.id) == ()
+    assert store.run().id == second.id
+    assert store.run(first.id).id == first.id
+    store.close()
+
+
+def test_a_store_without_runs_says_how_to_make_one(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    with pytest.raises(StoreError, match="holds no run; make one with: layerbench run"):
+        store.run()
+    store.close()
+
+
+@pytest.mark.parametrize("make", ["folder", "text"])
+def test_a_store_that_cannot_be_opened_is_named_with_the_remedy(tmp_path, make):
+    path = tmp_path / "missing" / "a.sqlite" if make == "folder" else tmp_path / "a.sqlite"
+    if make == "text":
+        path.write_text("this is no database, and long enough to be seen as none" * 20)
+    with pytest.raises(StoreError, match=r"a\.sqlite cannot be opened: .*; choose another with --db"):
+        Store(path)
+
+
+def test_a_locked_store_is_named(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}?timeout=0")
+    run = store.start(RUN)
+    blocker = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="cannot be written: database is locked"):
+        store.add(run, ROW)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    store.add(run, ROW)
+    assert len(store.rows(run.id)) == 1
+    store.close()
+
+
+def test_exports_hold_the_same_rows(tmp_path):
+    write_json(tmp_path / "a.json", RUN, [ROW])
+    write_csv(tmp_path / "a.csv", RUN, [ROW])
+    document = json.loads((tmp_path / "a.json").read_text())
+    with (tmp_path / "a.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert document["rows"][0]["samples_s"] == [0.1, 0.2]
+    assert document["rows"][0]["speedups"] == {"keras": {"median": 2.0, "low": 1.9, "high": 2.1}}
+    assert document["run"]["suite"] == "quick"
+    assert line["samples_s"] == "0.1 0.2"
+    assert float(line["over_keras_median"]) == 2.0
+    assert line["status"] == "OK"
