@@ -170,7 +170,7 @@ def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:
 
 def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
     """Give every thread pool in this process the same size, and read back what is in force."""
-    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it has none
+    from threadpoolctl import threadpool_info
 
     library = sys.modules[implementation.plan_type.__module__]
     if hasattr(library, "set_threads"):
