@@ -257,7 +257,7 @@ def _map(function: Any, array: Array | None) -> Array | None:
 
 
 def _indicator(array: Array) -> Array:
-    return (array != 0).astype(np.float64)
+    return np.asarray(array != 0, np.float64)
 
 
 __all__ = [

@@ -65,6 +65,8 @@ class Row:
     samples_s: tuple[float, ...] = ()
     """One sample per round: the mean of ``loops`` calls."""
     loops: int | None = None
+    threads: Mapping[str, int] = field(default_factory=dict)
+    """Size of every thread pool in the worker, read back after it was set."""
     median_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
@@ -116,7 +118,7 @@ _RUNS = sa.Table(
     sa.Column("machine", sa.JSON, nullable=False),
 )
 
-_JSON_FIELDS = ("samples_s", "speedups")
+_JSON_FIELDS = ("samples_s", "speedups", "threads")
 _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
     "str": sa.Text,
     "bool": sa.Boolean,
@@ -242,6 +244,7 @@ def write_csv(path: Path, run: Run, rows: Iterable[Row]) -> None:
 def _flat(run: Run, row: Row) -> dict[str, Any]:
     record = as_record(run, row)
     record["samples_s"] = " ".join(f"{sample:.9g}" for sample in row.samples_s)
+    record["threads"] = " ".join(f"{pool}={count}" for pool, count in row.threads.items())
     del record["speedups"]
     for name, interval in row.speedups.items():
         record |= {f"over_{name}_{part}": value for part, value in asdict(interval).items()}

@@ -34,8 +34,8 @@ def test_layer(benchmark: Any, case: Any, direction: str, name: str) -> None:
     """Time one bound call after another over several input sets."""
     try:
         implementation = get(case.op, name)
-    except Unavailable as reason:
-        pytest.skip(str(reason))
+    except Unavailable as error:
+        pytest.skip(str(error))
     reason = implementation.supports(case.spec, direction)
     if reason:
         pytest.skip(reason)

@@ -64,7 +64,7 @@ def _cuda_missing() -> str | None:
         return f"numba's CUDA target cannot be imported: {error}"
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return None
-    if not cuda.is_available():  # type: ignore[no-untyped-call]  # numba has no types
+    if not cuda.is_available():
         return "no CUDA device or driver is visible"
     try:
         probe = cuda.to_device(np.ones(1, np.float32))
@@ -91,7 +91,7 @@ def _cuda_set(target: Any, source: np.ndarray) -> None:
 def _cuda_wait() -> None:
     from numba import cuda
 
-    cuda.synchronize()  # type: ignore[no-untyped-call]  # numba has no types
+    cuda.synchronize()
 
 
 CUDA = Device("cuda", missing=_cuda_missing, put=_cuda_put, get=_cuda_get, set=_cuda_set, wait=_cuda_wait)
