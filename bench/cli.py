@@ -204,6 +204,113 @@ def run(
         ctx.exit(1)
 
 
+@main.command()
+@_store
+@click.option("--run", "run_id", type=int, help="Which run.  [default: the latest]")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "csv", "latex"]), default="table", show_default=True
+)
+@click.option("--op", "ops", multiple=True, help="Only these operations.")
+@click.option("--suite", help="The latest run of this suite.")
+@click.option("--pivot", is_flag=True, help="Cases as lines, implementations as columns.")
+@click.option("--with-published", is_flag=True, help="Put the paper's published times beside ours.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write tables and figures there.")
+def report(
+    db: str,
+    run_id: int | None,
+    form: str,
+    ops: tuple[str, ...],
+    suite: str | None,
+    pivot: bool,
+    with_published: bool,
+    output: Path | None,
+) -> None:
+    """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
+    from bench.results import Store, StoreError
+    from reports import formats, tables
+    from reports.folder import write_results
+
+    store = Store(db, must_exist=True)
+    if suite and run_id is None:
+        run_id = next((r.id for r in reversed(store.runs()) if r.suite == suite), None)
+        if run_id is None:
+            raise StoreError(f"{db} holds no run of suite {suite}; make one with: layerbench run --suite {suite}")
+    found = store.run(run_id)
+    rows = [row for _, row in store.rows(found.id) if row.op in (ops or (row.op,))]
+    if output:
+        for path in write_results(output, found, rows):
+            click.echo(path)
+        return
+    _show(formats, tables.report(found, rows, pivot, with_published), form)
+
+
+@main.group("datasets")
+def datasets_group() -> None:
+    """What data sets there are, where their files are, and whether they are sound."""
+
+
+@datasets_group.command("list")
+def datasets_list() -> None:
+    """Show every data set: here or not, in which form, and where."""
+    import datasets
+
+    lines = [
+        (e.name, "yes" if e.present else "no", e.form, str(e.path or ""), f"{len(e.missing)} files" if e.missing else "")
+        for e in datasets.inventory()
+    ]
+    _print(_grid(("data set", "here", "form", "folder", "missing"), lines))
+
+
+@datasets_group.command("fetch")
+@click.argument("name")
+def datasets_fetch(name: str) -> None:
+    """Make sure that a data set is here and sound; download what is missing."""
+    import datasets
+
+    entry = datasets.fetch(_known_dataset(name))
+    click.echo(f"{entry.name}: {entry.form}, {entry.path or 'bundled'}")
+
+
+@datasets_group.command("verify")
+@click.argument("name", required=False)
+@click.option("--all-files", is_flag=True, help="Show the files that are as they should be, too.")
+@click.pass_context
+def datasets_verify(ctx: click.Context, name: str | None, all_files: bool) -> None:
+    """Judge every file by its SHA-256. Exit status 1 if one is altered, or missing from the set that was named."""
+    import datasets
+
+    checks = datasets.verify(_known_dataset(name) if name else None)
+    shown = [c for c in checks if all_files or c.status != datasets.OK]
+    lines = [(c.dataset, c.file, c.form, c.status, c.note or c.found[:16]) for c in shown]
+    if lines:
+        _print(_grid(("data set", "file", "form", "status", "note"), lines))
+    for each in dict.fromkeys(c.dataset for c in checks):
+        own = [c.status for c in checks if c.dataset == each]
+        click.echo(f"{each}: " + ", ".join(f"{own.count(status)} {status}" for status in dict.fromkeys(own)))
+    bad = (datasets.ALTERED, datasets.MISSING) if name else (datasets.ALTERED,)
+    if any(c.status in bad for c in checks):
+        ctx.exit(1)
+
+
+def _known_dataset(name: str) -> str:
+    import datasets
+
+    if name not in datasets.names():
+        raise click.BadParameter(f"unknown data set {name!r}; known: {', '.join(datasets.names())}")
+    return name
+
+
+def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
+    from rich.table import Table
+
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        grid.add_column(heading, overflow="fold")
+    for line in lines:
+        grid.add_row(*line)
+    return grid
+
+
 def _begin(store: Store, suite: Suite, threads: int | None, seed: int) -> Run:
     """A new run in the store."""
     from datetime import UTC, datetime

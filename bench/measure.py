@@ -165,7 +165,8 @@ class Session:
             direction=direction,
         )
         if answer:
-            contender.row = replace(contender.row, setup_s=answer["setup_s"], workspace_bytes=answer["workspace_bytes"])
+            measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "threads")}
+            contender.row = replace(contender.row, **measured)
 
     def _compute(
         self, contender: Contender, case: Case, direction: str, path: Path, *, keep: bool = False

@@ -146,9 +146,11 @@ class StoreError(RuntimeError):
 class Store:
     """Runs and their rows. ``address``: a path of an SQLite file, or any SQLAlchemy URL."""
 
-    def __init__(self, address: str | Path) -> None:
-        """Open, and create what is missing. Raises StoreError."""
+    def __init__(self, address: str | Path, must_exist: bool = False) -> None:
+        """Open, and create what is missing unless it must exist. Raises StoreError."""
         self.address = str(address)
+        if must_exist and "://" not in self.address and not Path(self.address).is_file():
+            raise StoreError(f"there is no store {self.address}; make one with: layerbench run, or choose with --db")
         try:
             self._engine = sa.create_engine(_url(self.address))
             _METADATA.create_all(self._engine)
