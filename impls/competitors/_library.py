@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -24,15 +24,24 @@ from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
 
 
 class ResultCall(Call):
-    """A bound call that returns new arrays; the last ones are kept for ``fetch``."""
+    """A bound call that returns new arrays; the last ones are kept for ``fetch``.
 
-    __slots__ = ()
+    ``absent`` stands for the results that do not exist: (None,) for db without bias, else ().
+    """
 
-    def __init__(self, run: Callable[[], tuple[Any, ...]], fetch_one: Callable[[Any, np.ndarray], None]):
+    __slots__ = ("absent",)
+
+    def __init__(
+        self,
+        run: Callable[[], Iterable[Any]],
+        fetch_one: Callable[[Any, np.ndarray], None],
+        absent: tuple[None, ...] = (),
+    ):
         super().__init__(run, (), fetch_one)
+        self.absent = absent
 
     def __call__(self) -> None:
-        self._outputs = self.run()
+        self._outputs = (*self.run(), *self.absent)
 
 
 class LibraryPlan(Plan):
@@ -41,8 +50,8 @@ class LibraryPlan(Plan):
     A subclass gives ``bound`` and ``get``. A call may use the contents that its inputs had when it was bound.
     """
 
-    def bound(self, direction: str, **inputs: np.ndarray | None) -> Callable[[], tuple[Any, ...]]:
-        """The computation of a direction on resident tensors; it returns its results in the contract's order."""
+    def bound(self, direction: str, **inputs: np.ndarray | None) -> Callable[[], Iterable[Any]]:
+        """The computation on resident tensors; it returns the results that exist, in the contract's order."""
         raise NotImplementedError
 
     def get(self, direction: str, result: Any, out: np.ndarray) -> None:
@@ -53,10 +62,11 @@ class LibraryPlan(Plan):
         """Make the inputs resident, outside the clock. Raises NotImplementedError as every plan does."""
         if direction not in self.directions:
             raise self._not_offered(direction)
-        named = zip(arguments(self.spec, direction), arrays, strict=True)
-        inputs = {argument.name: array for argument, array in named if not argument.is_output}
+        signature = arguments(self.spec, direction)
+        inputs = {a.name: array for a, array in zip(signature, arrays, strict=True) if not a.is_output}
+        absent = tuple(None for a in signature if a.is_output and a.shape is None)
         with quiet():
-            return ResultCall(self.bound(direction, **inputs), partial(self.get, direction))
+            return ResultCall(self.bound(direction, **inputs), partial(self.get, direction), absent)
 
     def forward(self, *arrays: Any) -> None:
         """Fill ``out``: bind, call and fetch."""
@@ -73,8 +83,8 @@ class LibraryPlan(Plan):
     def _once(self, direction: str, arrays: tuple[Any, ...]) -> None:
         call = self.bind(direction, *arrays)
         call()
-        named = zip(arguments(self.spec, direction), arrays, strict=True)
-        call.fetch(*(array for argument, array in named if argument.is_output and argument.shape is not None))
+        signature = arguments(self.spec, direction)
+        call.fetch(*(array for a, array in zip(signature, arrays, strict=True) if a.is_output))
 
 
 def missing(library: str) -> str | None:

@@ -11,7 +11,7 @@ pooling where PyTorch's own padding cannot express the windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, DenseSpec, Pair, PoolSp
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Run = Callable[[], tuple[Tensor, ...]]
+    Run = Callable[[], Iterable[Tensor]]
 
 LIBRARY = "torch"
 NO_BORDER: Sides = ((0, 0), (0, 0))
@@ -104,8 +104,8 @@ class Conv2D(TorchPlan):
 
     def _grad_weights(self, x, dy, w_like):
         x = self.padded(x, self.border)
-        _, dw, db = self._backward(dy, x, w_like, (False, True, self.spec.bias))
-        return (dw, db)
+        _, *gradients = self._backward(dy, x, w_like, (False, True, self.spec.bias))
+        return gradients[: 1 + self.spec.bias]
 
     def _grad_input(self, dy, w, x_like):
         dx, _, _ = self._backward(dy, x_like, w, (True, False, False))
@@ -191,7 +191,8 @@ class Dense(TorchPlan):
         return (y.relu_() if self.spec.activation == "relu" else y,)
 
     def _grad_weights(self, x, dy):
-        return (x.t().mm(dy), dy.sum(0) if self.spec.bias else None)
+        dw = x.t().mm(dy)
+        return (dw, dy.sum(0)) if self.spec.bias else (dw,)
 
     def _grad_input(self, dy, w):
         return (dy.mm(w.t()),)
