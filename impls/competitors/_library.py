@@ -1,0 +1,128 @@
+"""What every competitor shares: a quiet import, the reason why its library is missing, and calls that keep results.
+
+A library allocates the arrays that it returns, anew at each call; that is how it is used, and it is timed so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from impls.contract import Call, Plan
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
+
+
+class ResultCall(Call):
+    """A bound call that returns new arrays; the last ones are kept for ``fetch``.
+
+    ``absent`` stands for the results that do not exist: (None,) for db without bias, else ().
+    """
+
+    __slots__ = ("absent",)
+
+    def __init__(
+        self,
+        run: Callable[[], Iterable[Any]],
+        fetch_one: Callable[[Any, np.ndarray], None],
+        absent: tuple[None, ...] = (),
+    ):
+        super().__init__(run, (), fetch_one)
+        self.absent = absent
+
+    def __call__(self) -> None:
+        self._outputs = (*self.run(), *self.absent)
+
+
+class LibraryPlan(Plan):
+    """A plan whose directions are bound calls of a library, finished when they return.
+
+    A subclass gives ``bound`` and ``get``. A call may use the contents that its inputs had when it was bound.
+    """
+
+    def bound(self, direction: str, **inputs: np.ndarray | None) -> Callable[[], Iterable[Any]]:
+        """The computation on resident tensors; it returns the results that exist, in the contract's order."""
+        raise NotImplementedError
+
+    def get(self, direction: str, result: Any, out: np.ndarray) -> None:
+        """Copy one result of a direction into a NumPy array of the contract's layout."""
+        raise NotImplementedError
+
+    def bind(self, direction: str, *arrays: Any) -> Call:
+        """Make the inputs resident, outside the clock. Raises NotImplementedError as every plan does."""
+        if direction not in self.directions:
+            raise self._not_offered(direction)
+        signature = arguments(self.spec, direction)
+        inputs = {a.name: array for a, array in zip(signature, arrays, strict=True) if not a.is_output}
+        absent = tuple(None for a in signature if a.is_output and a.shape is None)
+        with quiet():
+            return ResultCall(self.bound(direction, **inputs), partial(self.get, direction), absent)
+
+    def forward(self, *arrays: Any) -> None:
+        """Fill ``out``: bind, call and fetch."""
+        self._once(FORWARD, arrays)
+
+    def grad_weights(self, *arrays: Any) -> None:
+        """Fill ``dw`` and ``db``: bind, call and fetch."""
+        self._once(GRAD_WEIGHTS, arrays)
+
+    def grad_input(self, *arrays: Any) -> None:
+        """Fill ``dx``: bind, call and fetch."""
+        self._once(GRAD_INPUT, arrays)
+
+    def _once(self, direction: str, arrays: tuple[Any, ...]) -> None:
+        call = self.bind(direction, *arrays)
+        call()
+        signature = arguments(self.spec, direction)
+        call.fetch(*(array for a, array in zip(signature, arrays, strict=True) if a.is_output))
+
+
+def missing(library: str) -> str | None:
+    """The reason why a library cannot be used, or None; it is looked for and not imported."""
+    return None if find_spec(library) else f"{library} is not installed"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide Python warnings: what a library warns of at import or while tracing is not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def quiet_import(library: str) -> ModuleType:
+    """Import a library that greets on stderr. Raises what the import raises, after showing what it wrote.
+
+    TensorFlow writes some lines from C++ before any setting can stop them, so the descriptor itself is held.
+    """
+    if library in sys.modules:
+        return sys.modules[library]
+    with quiet(), _held_stderr():
+        return importlib.import_module(library)
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Keep what is written to file descriptor 2; show it if the body raises."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
