@@ -19,6 +19,9 @@ DEFAULT_STORE = "layerbench.sqlite"
 WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG")
 """What makes the exit status 1, where it is one of ours."""
 
+WIDTH = 120
+"""Columns of what is printed into a file or a pipe."""
+
 Command = Callable[..., Any]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -226,9 +229,10 @@ def report(
     output: Path | None,
 ) -> None:
     """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
+    from reports.folder import write_results
+
     from bench.results import Store, StoreError
     from reports import formats, tables
-    from reports.folder import write_results
 
     store = Store(db, must_exist=True)
     if suite and run_id is None:
@@ -255,7 +259,13 @@ def datasets_list() -> None:
     import datasets
 
     lines = [
-        (e.name, "yes" if e.present else "no", e.form, str(e.path or ""), f"{len(e.missing)} files" if e.missing else "")
+        (
+            e.name,
+            "yes" if e.present else "no",
+            e.form,
+            str(e.path or ""),
+            f"{len(e.missing)} files" if e.missing else "",
+        )
         for e in datasets.inventory()
     ]
     _print(_grid(("data set", "here", "form", "folder", "missing"), lines))
@@ -409,7 +419,8 @@ def _any_wrong(rows: Iterable[Row]) -> bool:
 def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def _print(renderable: Any) -> None:

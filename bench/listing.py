@@ -33,12 +33,14 @@ def entries(ops: Sequence[str] = ()) -> tuple[Entry, ...]:
 
 
 def table(found: Sequence[Entry]) -> Any:
-    """The list as a rich table."""
+    """The list as a rich table, and under it what is worth knowing of each name."""
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
 
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("op", "name", "device", "directions", "algorithm", "arithmetic", "here", "note"):
-        grid.add_column(heading, overflow="fold", no_wrap=heading in ("op", "name", "device"))
+    for heading in ("op", "name", "device", "directions", "algorithm", "arithmetic", "here"):
+        grid.add_column(heading, overflow="fold", no_wrap=heading != "here")
     previous = ""
     for entry in found:
         grid.add_row(
@@ -49,11 +51,19 @@ def table(found: Sequence[Entry]) -> Any:
             entry.algorithm,
             entry.arithmetic,
             entry.missing or "yes",
-            entry.note,
             style="dim" if entry.missing else "",
         )
         previous = entry.op
-    return grid
+    notes = Table(box=None, show_header=False, pad_edge=False)
+    notes.add_column(no_wrap=True)
+    notes.add_column(overflow="fold")
+    by_note: dict[tuple[str, str], list[str]] = {}
+    for entry in found:
+        if entry.note:
+            by_note.setdefault((entry.name, entry.note), []).append(entry.op)
+    for (name, note), ops in by_note.items():
+        notes.add_row(f"{name} ({', '.join(ops)})" if not note.startswith("competitor") else name, note)
+    return Group(grid, Padding(notes, (1, 0, 0, 0)))
 
 
 _SHORT = {"forward": "forward", "grad_weights": "dw", "grad_input": "dx"}
@@ -78,4 +88,4 @@ def _entry(op: str, name: str) -> Entry:
 
 
 def _declared(value: Any) -> str:
-    return value if isinstance(value, str) else "depends on the case"
+    return value if isinstance(value, str) else "by case"
