@@ -268,7 +268,7 @@ def datasets_list() -> None:
         )
         for e in datasets.inventory()
     ]
-    _print(_grid(("data set", "here", "form", "folder", "missing"), lines))
+    _print(_grid(("data set", "here", "form", "folder", "files missing"), lines))
 
 
 @datasets_group.command("fetch")

@@ -50,7 +50,7 @@ def make(case: Case, direction: str, design: str, seed: int) -> tuple[Array | No
 
 
 def judged(case: Case) -> tuple[str, ...]:
-    """The designs that decide whether a result is right. A pooling window has few terms: dense inputs see everything."""
+    """The designs that decide whether a result is right. A pooling window has few terms: dense inputs see all."""
     if isinstance(case.spec, PoolSpec):
         return (DENSE, INTEGERS)
     return (SPARSE_FIRST, SPARSE_SECOND, INTEGERS)

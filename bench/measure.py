@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import arena, check, inputs, pool, statistics, timing
-from bench.results import Interval, Row
+from bench.results import Row
 from impls import Case, Unavailable, get
 from impls.contract import Implementation
 from impls.specs import traffic
@@ -39,6 +39,8 @@ LOOK_EVERY = 5
 """Rounds between two looks at the intervals."""
 WARM_BELOW_S = 0.25
 """A longer call needs no untimed call before its sample."""
+CALIBRATIONS = 2
+"""Samples that only set the number of loops: the first by one call, the next by that number."""
 SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
 SET_BYTES = 64 * 2**20
@@ -257,10 +259,13 @@ class Session:
         if not active:
             return
         time.sleep(SETTLE_S)
-        fastest = min(c.seconds for c in active)
         for contender in active:
-            contender.loops = timing.loops_for(contender.seconds)
-            contender.row = replace(contender.row, loops=contender.loops, repeatable=True)
+            contender.row = replace(contender.row, repeatable=True)
+            self._calibrate(contender, case, direction, truths)
+        active = [c for c in active if c.is_running]
+        if not active:
+            return
+        fastest = min(c.seconds for c in active)
         rng = np.random.default_rng(self.seed)
         started = timing.CLOCK()
         stop = "rounds"
@@ -281,6 +286,22 @@ class Session:
             if contender.is_running:
                 self._ask(contender, "inspect", pool.CALL_SECONDS)
             contender.row = replace(contender.row, stop=stop, samples_s=tuple(contender.samples))
+
+    def _calibrate(
+        self,
+        contender: Contender,
+        case: Case,
+        direction: str,
+        truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+    ) -> None:
+        """Find out how many warm calls make a sample; these samples are not kept."""
+        for _ in range(CALIBRATIONS if contender.seconds < WARM_BELOW_S else 0):
+            self._sample(contender, case, direction, truths)
+            if not contender.is_running:
+                return
+            contender.seconds = contender.samples.pop()
+            contender.loops = timing.loops_for(contender.seconds)
+        contender.row = replace(contender.row, loops=contender.loops)
 
     def _sample(
         self,
@@ -351,37 +372,38 @@ def _judge(
 
 
 def _precise(active: Sequence[Contender], precision: float) -> bool:
-    """Whether the intervals that the report prints are narrow enough: ratios where there is a competitor."""
-    running = [c for c in active if c.is_running]
-    rivals = [c for c in running if c.implementation.competitor]
-    for contender in running:
-        for other in rivals or [contender]:
-            if other is contender and len(rivals) > 0:
-                continue
-            interval = _ratio(other, contender)
-            if statistics.relative_width(interval) > precision:
-                return False
-    return True
+    """Whether every interval that is judged is narrow enough; what runs only a few rounds is not waited for."""
+    rounds = max(len(c.samples) for c in active)
+    waited_for = [c for c in active if c.is_running and len(c.samples) == rounds]
+    return all(_width(c, waited_for) <= precision for c in waited_for)
 
 
-def _ratio(other: Contender, contender: Contender) -> Interval:
-    """The rival's time over the contender's; its own median where there is no rival."""
-    if other is contender:
-        return statistics.median_interval(contender.samples)
-    return statistics.speedup(other.samples, contender.samples)
+def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
+    """The widest relative interval of its speed-ups over competitors with as many rounds, else of its own median."""
+    rivals = [c for c in contenders if c.implementation.competitor and c is not contender]
+    intervals = [
+        statistics.speedup(rival.samples, contender.samples)
+        for rival in rivals
+        if len(rival.samples) >= len(contender.samples)
+    ]
+    return max(map(statistics.relative_width, intervals or [statistics.median_interval(contender.samples)]))
 
 
 def _finished(case: Case, direction: str, contenders: Sequence[Contender], precision: float) -> list[Row]:
     """Rows with everything that follows from the samples."""
     timed = [c for c in contenders if c.is_running and c.samples]
     rivals = [c for c in timed if c.implementation.competitor]
-    return [_timed_row(c, case, direction, rivals, precision) if c in timed else c.row for c in contenders]
+    return [
+        _timed_row(c, case, direction, rivals, _width(c, timed), precision) if c.is_running and c.samples else c.row
+        for c in contenders
+    ]
 
 
-def _timed_row(contender: Contender, case: Case, direction: str, rivals: Sequence[Contender], precision: float) -> Row:
+def _timed_row(
+    contender: Contender, case: Case, direction: str, rivals: Sequence[Contender], width: float, precision: float
+) -> Row:
     interval = statistics.median_interval(contender.samples)
     speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals if r is not contender}
-    width = max(map(statistics.relative_width, speedups.values() or [interval]))
     noisy = width > precision
     return replace(
         contender.row,
