@@ -61,7 +61,7 @@ class ReferenceModel:
     image_shape: Shape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LayerTrace:
     """What Keras computed at one layer: shapes and meanings as in the contract of an implementation.
 
@@ -86,7 +86,7 @@ class LayerTrace:
         return self.out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Trace:
     """A reference model's run on a batch: images (N, H, W, C), integer labels (N,), and the layers with a problem."""
 
