@@ -7,7 +7,8 @@
     F()          flatten
     D(64,r)      dense: 64 units; the activation may be left out
 
-Activations: r or relu, sm or softmax, s or sigmoid, t or tanh, l or linear (the default). A repetition may be written with the multiplication sign too.
+Activations: r or relu, sm or softmax, s or sigmoid, t or tanh, l or linear (the default).
+A repetition may be written with the multiplication sign too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,372 @@
+"""Reference models: published networks in Keras, and everything Keras computes in them for a batch of real images.
+
+A model has seeded weights and runs in inference mode (dropout does nothing). Recorded are the weights, the output of
+every layer, the loss, and the gradients at every layer, all of them taken by the backend's own differentiation of the
+Keras model. Keras runs in a fresh process on the CPU; this module imports it only there:
+
+    python -m bench.keras_model --structure TEXT --seed N --threads N --data FILE.npz --out FILE.npz
+
+The backend is Keras' own choice (the variable KERAS_BACKEND): TensorFlow or PyTorch. JAX differentiates functions,
+not recorded tensors, and so cannot say what arrived at the inner layers of a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from impls.nn.structure import PUBLISHED, Conv, Dense, Flatten, Layer, MaxPool, Step, Structure, parse, steps
+from impls.specs import Case, Shape, SpecError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+CLASSES = {"digits": 10, "olivetti": 40, "mnist": 10, "cifar10": 10}
+"""The data sets that have reference models, and how many classes each has."""
+
+_IMAGES: Mapping[str, Shape] = {"digits": (8, 8, 1)} | {p.dataset: p.image_shape for p in PUBLISHED}
+
+_DIGITS = ("C(3,8,r);M(2);DR(0.25);F();D(32,r);DR(0.25);D(10,sm);", "C(3,8,r)x2;M(2);C(3,16,r)x2;M(2);F();D(10,sm);")
+"""Not published: the same style for 8x8 images."""
+
+_CHOSEN = {"olivetti": (4, 10), "mnist": (4, 8), "cifar10": (3, 9)}
+"""Numbers of the published structures: one convolution, and several; mnist 8 pools a side of 7, which drops a row."""
+
+BIAS = 0.1
+"""Biases are uniform in (-BIAS, BIAS): with the customary zeros, a forgotten bias would go unseen."""
+
+_TIMEOUT_S = 300.0
+
+
+class ModelError(RuntimeError):
+    """A reference model cannot be read, built or run; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceModel:
+    """A network for the images of a data set; ``name`` is DATASET:NUMBER, or DATASET:STRUCTURE if not in the list."""
+
+    name: str
+    dataset: str
+    structure: Structure
+    image_shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerTrace:
+    """What Keras computed at one layer: shapes and meanings as in the contract of an implementation.
+
+    ``out`` is the output of the layer's problem: after relu, before any other activation. ``dy`` is the gradient at the
+    pre-activation. Pooling has neither weights nor their gradients.
+    """
+
+    name: str
+    case: Case
+    x: Array
+    out: Array
+    dy: Array
+    dx: Array
+    w: Array | None = None
+    b: Array | None = None
+    dw: Array | None = None
+    db: Array | None = None
+
+    @property
+    def y(self) -> Array:
+        """``out``, under the name that the input gradient of pooling has for it."""
+        return self.out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """A reference model's run on a batch: images (N, H, W, C), integer labels (N,), and the layers with a problem."""
+
+    structure: Structure
+    images: Array
+    labels: Array
+    layers: tuple[LayerTrace, ...]
+    loss: float
+    """Mean categorical cross-entropy of the softmax of the logits."""
+    backend: str
+    """Names and versions of what computed it."""
+
+    @property
+    def logits(self) -> Array:
+        """(N, classes), before softmax."""
+        return self.layers[-1].out
+
+
+def reference_models(dataset: str) -> tuple[ReferenceModel, ...]:
+    """A small and a deeper model for a data set. Raises ModelError for a data set without any."""
+    if dataset == "digits":
+        return tuple(_model(dataset, str(n), parse(text)) for n, text in enumerate(_DIGITS, start=1))
+    if dataset not in _CHOSEN:
+        raise ModelError(f"no reference model for {dataset!r}; there are some for {', '.join(CLASSES)}")
+    return tuple(_published(dataset, number) for number in _CHOSEN[dataset])
+
+
+def parse_model(text: str) -> tuple[ReferenceModel, ...]:
+    """Read DATASET (all its reference models), DATASET:NUMBER (as published) or DATASET:STRUCTURE.
+
+    Raises ModelError for a data set, number or structure that does not exist or does not fit the images.
+    """
+    dataset, _, which = text.partition(":")
+    listed = reference_models(dataset)
+    if not which:
+        return listed
+    if not which.isdigit():
+        try:
+            return (_model(dataset, which, parse(which)),)
+        except SpecError as error:
+            raise ModelError(str(error)) from error
+    if dataset == "digits":
+        found = tuple(model for model in listed if model.name == text)
+    else:
+        found = tuple(
+            _published(dataset, p.number) for p in PUBLISHED if (p.dataset, str(p.number)) == (dataset, which)
+        )
+    if not found:
+        raise ModelError(f"{dataset} has no model number {which}")
+    return found
+
+
+def _published(dataset: str, number: int) -> ReferenceModel:
+    (structure,) = (p.structure for p in PUBLISHED if (p.dataset, p.number) == (dataset, number))
+    return _model(dataset, str(number), structure)
+
+
+def _model(dataset: str, which: str, structure: Structure) -> ReferenceModel:
+    image_shape = _IMAGES[dataset]
+    _require_classifier(structure, image_shape, CLASSES[dataset])
+    return ReferenceModel(f"{dataset}:{which}", dataset, structure, image_shape)
+
+
+def _require_classifier(structure: Structure, image_shape: Shape, classes: int) -> None:
+    """Relu or nothing inside, softmax at the end and only there: then logits and gradients at them are defined."""
+    *inner, last = structure.layers
+    if not isinstance(last, Dense) or last.activation != "softmax" or last.units < classes:
+        raise ModelError(f"a reference model must end with D({classes},sm), or more units, not with {last}")
+    for layer in inner:
+        if isinstance(layer, Conv | Dense) and layer.activation not in ("relu", "linear"):
+            raise ModelError(f"a reference model has relu or no activation before its last layer, not {layer}")
+    steps(structure, image_shape)
+
+
+def trace(structure: Structure, x: Array, y: Array, seed: int, threads: int, folder: Path) -> Trace:
+    """Run the reference model in a process of its own on images x (N, H, W, C) with integer labels y (N,).
+
+    Files are written to and removed from ``folder``. Raises ModelError with the other process' last words, and
+    SpecError for a structure that does not fit the images.
+    """
+    _require_classifier(structure, x.shape[1:], int(y.max()) + 1)
+    data, out = folder / "keras_model_data.npz", folder / "keras_model_trace.npz"
+    command = [sys.executable, "-m", "bench.keras_model", "--structure", str(structure), "--seed", str(seed)]
+    command += ["--threads", str(threads), "--data", str(data), "--out", str(out)]
+    try:
+        np.savez(data, x=np.asarray(x, np.float32), y=y)
+        ended = subprocess.run(
+            command, env=_environment(threads), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+        if ended.returncode:
+            raise ModelError(f"Keras could not run {structure}:\n{ended.stderr[-2000:].strip()}")
+        return _read(structure, np.asarray(x, np.float32), y, out)
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"Keras did not finish {structure} in {_TIMEOUT_S:g} s") from error
+    finally:
+        data.unlink(missing_ok=True)
+        out.unlink(missing_ok=True)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """No GPU: the witness must neither take the device's memory nor compute in TF32."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": str(threads),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+def _read(structure: Structure, images: Array, labels: Array, path: Path) -> Trace:
+    layers = []
+    x = images
+    with np.load(path, allow_pickle=False) as stored:
+        for step in steps(structure, images.shape[1:]):
+            x = x.reshape(len(images), *step.input_shape)
+            case = step.case(len(images))
+            if case is not None:
+                prefix = f"{step.name}."
+                arrays = {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
+                layers.append(LayerTrace(step.name, case, x, **arrays))
+                x = layers[-1].out
+        return Trace(structure, images, labels, tuple(layers), float(stored["loss"]), str(stored["backend"]))
+
+
+def initial_weights(chain: Sequence[Step], seed: int) -> dict[str, tuple[Array, Array]]:
+    """(w, b) by layer name: He uniform before relu, Glorot uniform elsewhere, small biases.
+
+    Limits sqrt(6 / fan_in) (He et al., 2015) and sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
+    """
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for step in chain:
+        if isinstance(step.layer, Conv | Dense):
+            shape = _weight_shape(step)
+            taps = int(np.prod(shape[:-2]))
+            fan_in, fan_out = taps * shape[-2], taps * shape[-1]
+            limit = (6 / (fan_in if step.layer.activation == "relu" else fan_in + fan_out)) ** 0.5
+            w, b = rng.uniform(-limit, limit, shape), rng.uniform(-BIAS, BIAS, shape[-1:])
+            weights[step.name] = (w.astype(np.float32), b.astype(np.float32))
+    return weights
+
+
+def _weight_shape(step: Step) -> Shape:
+    case = step.case(batch=1)
+    if case is None or case.spec.w_shape is None:
+        raise ModelError(f"layer {step.name}, {step.layer}, has no weights")
+    return case.spec.w_shape
+
+
+def record(structure: Structure, images: Array, labels: Array, seed: int, threads: int) -> dict[str, Array]:
+    """Build the Keras model, run it, differentiate its loss; arrays by "layer.field", "loss" and "backend".
+
+    Raises ModelError for a backend that cannot differentiate with respect to recorded tensors.
+    """
+    keras: Any = importlib.import_module("keras")
+    backend = keras.backend.backend()
+    if backend not in _BACKENDS:
+        raise ModelError(f"Keras' backend {backend} is not supported; set KERAS_BACKEND to {' or '.join(_BACKENDS)}")
+    set_threads, differentiate = _BACKENDS[backend]
+    set_threads(threads)
+    chain = steps(structure, images.shape[1:])
+    weights = initial_weights(chain, seed)
+    model = _build(keras, chain, weights)
+
+    def run(x: Any) -> tuple[Any, dict[str, Any]]:
+        outputs = model(x, training=False)
+        logits = outputs[chain[-1].name]
+        target = keras.ops.one_hot(labels, logits.shape[-1])
+        return keras.losses.CategoricalCrossentropy(from_logits=True)(target, logits), outputs
+
+    parameters = {f"{name}.{v.name}": v.value for name in weights for v in model.get_layer(name).weights}
+    loss, tensors, gradients = differentiate(run, images, parameters)
+    versions = f"{backend} {importlib.import_module(backend).__version__}, keras {keras.__version__}"
+    arrays = {"loss": _array(keras, loss), "backend": np.array(versions)}
+    source = "images"
+    for step in chain:
+        result = _relu_name(step) if _relu_name(step) in tensors else step.name
+        if step.case(len(images)) is not None:
+            found = {"out": tensors[result], "dy": gradients[step.name], "dx": gradients[source]}
+            if step.name in weights:
+                found |= {"w": parameters[f"{step.name}.kernel"], "b": parameters[f"{step.name}.bias"]}
+                found |= {"dw": gradients[f"{step.name}.kernel"], "db": gradients[f"{step.name}.bias"]}
+            arrays |= {f"{step.name}.{field}": _array(keras, value) for field, value in found.items()}
+        source = result
+    return arrays
+
+
+def _array(keras: Any, tensor: Any) -> Array:
+    array: Array = keras.ops.convert_to_numpy(tensor)
+    return array
+
+
+def _relu_name(step: Step) -> str:
+    return f"{step.name}_relu"
+
+
+def _build(keras: Any, chain: Sequence[Step], weights: Mapping[str, tuple[Array, Array]]) -> Any:
+    """The model, which gives the output of every layer by name, the last one without its softmax.
+
+    Relu is a layer of its own, so that the gradient at the pre-activation is the gradient at a tensor of the model.
+    """
+    tensor = image = keras.Input(chain[0].input_shape)
+    outputs = {}
+    for step in chain:
+        outputs[step.name] = tensor = _keras_layer(keras, step.layer, step.name)(tensor)
+        if isinstance(step.layer, Conv | Dense) and step.layer.activation == "relu":
+            outputs[_relu_name(step)] = tensor = keras.layers.Activation("relu", name=_relu_name(step))(tensor)
+    model = keras.Model(image, outputs)
+    for name, arrays in weights.items():
+        model.get_layer(name).set_weights(arrays)
+    return model
+
+
+def _keras_layer(keras: Any, layer: Layer, name: str) -> Any:
+    if isinstance(layer, Conv):
+        return keras.layers.Conv2D(layer.filters, layer.kernel, padding="same", name=name)
+    if isinstance(layer, MaxPool):
+        return keras.layers.MaxPooling2D(layer.pool, name=name)
+    if isinstance(layer, Dense):
+        return keras.layers.Dense(layer.units, name=name)
+    return (
+        keras.layers.Flatten(name=name) if isinstance(layer, Flatten) else keras.layers.Dropout(layer.rate, name=name)
+    )
+
+
+Run: TypeAlias = Callable[[Any], tuple[Any, dict[str, Any]]]
+"""images -> (loss, output by layer name)."""
+
+
+def _differentiate_tensorflow(run: Run, images: Array, parameters: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """(loss, outputs, the loss' gradients at the images, the outputs and the parameters)."""
+    tf: Any = importlib.import_module("tensorflow")
+    x = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss, outputs = run(x)
+    return loss, outputs, tape.gradient(loss, {"images": x, **outputs, **parameters})
+
+
+def _differentiate_torch(run: Run, images: Array, parameters: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """(loss, outputs, the loss' gradients at the images, the outputs and the parameters)."""
+    torch: Any = importlib.import_module("torch")
+    x = torch.tensor(images, requires_grad=True)
+    loss, outputs = run(x)
+    sources = {"images": x, **outputs, **parameters}
+    return loss, outputs, dict(zip(sources, torch.autograd.grad(loss, list(sources.values())), strict=True))
+
+
+def _set_threads_tensorflow(threads: int) -> None:
+    config: Any = importlib.import_module("tensorflow").config.threading
+    config.set_intra_op_parallelism_threads(threads)
+    config.set_inter_op_parallelism_threads(threads)
+
+
+def _set_threads_torch(threads: int) -> None:
+    importlib.import_module("torch").set_num_threads(threads)
+
+
+_BACKENDS: Mapping[str, tuple[Callable[[int], None], Callable[..., tuple[Any, Any, Any]]]] = {
+    "tensorflow": (_set_threads_tensorflow, _differentiate_tensorflow),
+    "torch": (_set_threads_torch, _differentiate_torch),
+}
+"""By module: how a backend sets its threads, and how it differentiates."""
+
+
+def main() -> None:
+    """The process that ``trace`` starts."""
+    parser = argparse.ArgumentParser(description="Run a reference model in Keras and write what it computed.")
+    parser.add_argument("--structure", required=True, type=parse)
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--threads", required=True, type=int)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    options = parser.parse_args()
+    with np.load(options.data, allow_pickle=False) as data:
+        arrays = record(options.structure, data["x"], data["y"], options.seed, options.threads)
+    np.savez(options.out, **arrays)  # type: ignore[arg-type]  # the stub takes any keyword for allow_pickle
+
+
+if __name__ == "__main__":
+    main()

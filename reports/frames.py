@@ -1,0 +1,133 @@
+"""pandas frames of what was measured: one line per measurement, units in the column names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from bench.results import TIMED, Row, Run, Store
+from impls.specs import SPEC_TYPES, parse
+
+SPEC_COLUMNS = tuple(dict.fromkeys(field.name for kind in SPEC_TYPES.values() for field in fields(kind)))
+_COUNTS = ("batch", "height", "width", "side", "channels", "filters", "groups", "inputs", "units", "rounds", "loops")
+
+_FIRST_COLUMNS = (
+    *("suite", "op", "direction", "case", "implementation", "competitor", "device", "algorithm", "arithmetic"),
+    *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s"),
+    *("error_bounds", "dense_error", "repeatable"),
+)
+_LAST_COLUMNS = (
+    *("setup_ms", "first_call_ms", "rounds", "loops", "stop", "state", "workspace_mb", "peak_mb"),
+    *("side", *SPEC_COLUMNS),
+)
+
+
+def measurements(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line per row: identity, status, times in ms, rates, errors, ratios over each competitor, sizes.
+
+    ``over_<competitor>`` is its time over ours, above 1 ours is faster; ``_low`` and ``_high`` bound it. Missing values
+    are NA. ``side`` is the height of a square image; pairs are texts such as 3x3.
+    """
+    rows = latest(rows)
+    ratios = [f"over_{name}{end}" for name in competitors(rows) for end in ("", "_low", "_high")]
+    frame = pd.DataFrame.from_records(
+        [_record(row) for row in rows], columns=[*_FIRST_COLUMNS, *ratios, *_LAST_COLUMNS]
+    )
+    return frame.astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+def stored(store: Store, run_id: int | None = None) -> pd.DataFrame:
+    """The measurements of one run, or of every run, each preceded by its run, machine, commit and threads."""
+    rows_of: dict[int, list[Row]] = {}
+    for number, row in store.rows(run_id):
+        rows_of.setdefault(number, []).append(row)
+    parts = []
+    for run in store.runs():
+        if run.id in rows_of:
+            part = measurements(rows_of[run.id])
+            for position, (name, value) in enumerate(_run_record(run).items()):
+                part.insert(position, name, value)
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else measurements(())
+
+
+def select(
+    rows: Iterable[Row],
+    ops: Sequence[str] = (),
+    suites: Sequence[str] = (),
+    directions: Sequence[str] = (),
+    implementations: Sequence[str] = (),
+) -> tuple[Row, ...]:
+    """The rows that match; nothing given is no restriction."""
+    return tuple(
+        row
+        for row in rows
+        if (not ops or row.op in ops)
+        and (not suites or row.suite in suites)
+        and (not directions or row.direction in directions)
+        and (not implementations or row.implementation in implementations)
+    )
+
+
+def latest(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The last row of each op, direction, case and implementation: a resumed run may hold two."""
+    return tuple({(row.op, row.direction, row.spec, row.implementation): row for row in rows}.values())
+
+
+def competitors(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The competitors over which a ratio was formed: keras and torch first, then by name."""
+    found = {name for row in rows for name in row.speedups}
+    return tuple(sorted(found, key=lambda name: (name != "keras", name != "torch", name)))
+
+
+def blocks(rows: Iterable[Row]) -> dict[tuple[str, str, str], tuple[Row, ...]]:
+    """Rows by (op, direction, case): what was measured in the same rounds, in the order of the run."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in latest(rows):
+        found.setdefault((row.op, row.direction, row.spec), []).append(row)
+    return {key: tuple(block) for key, block in found.items()}
+
+
+def timed(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows that carry a time."""
+    return tuple(row for row in rows if row.status in TIMED and row.median_s is not None)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {name: getattr(row, name) for name in _FIRST_COLUMNS + _LAST_COLUMNS if hasattr(row, name)}
+    record |= {"case": row.spec, "rounds": len(row.samples_s)}
+    for name in ("median", "low", "high", "min", "setup", "first_call"):
+        seconds = getattr(row, f"{name}_s")
+        record[f"{name}_ms"] = None if seconds is None else seconds * 1e3
+    for name in ("workspace", "peak"):
+        count = getattr(row, f"{name}_bytes")
+        record[f"{name}_mb"] = None if count is None else count / 1e6
+    for name, ratio in row.speedups.items():
+        record |= {f"over_{name}": ratio.median, f"over_{name}_low": ratio.low, f"over_{name}_high": ratio.high}
+    return record | _spec_record(row.op, row.spec)
+
+
+@cache
+def _spec_record(op: str, text: str) -> dict[str, Any]:
+    """A spec's fields as cells; pairs are texts, explicit padding is top:bottom:left:right."""
+    spec = parse(op, text)
+    record = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    if not isinstance(record.get("padding", ""), str):
+        record["padding"] = ":".join(str(side) for pair in record["padding"] for side in pair)
+    record = {name: "x".join(map(str, v)) if isinstance(v, tuple) else v for name, v in record.items()}
+    height = record.get("height")
+    return record | {"side": height if height == record.get("width") else None}
+
+
+def _run_record(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.id,
+        "started": run.started,
+        "machine": run.machine.get("id", ""),
+        "commit": run.machine.get("commit", ""),
+        "threads": run.threads,
+    }

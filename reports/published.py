@@ -1,0 +1,59 @@
+"""The figures of Klęsk 2024 (Applied Sciences 14(21), 9972), as data frames.
+
+What each figure contains is written in ``published/README.md``; read it before comparing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from impls.specs import FORWARD, ConvSpec
+
+FOLDER = Path(__file__).with_suffix("")
+
+CONTENTS = (
+    "* published: Klęsk 2024, mean of 10 calls on a laptop (Xeon E3-1505M v5, Quadro M4000M), batch 32",
+    "others *: hmdl, first call and a print included; numba_cuda: page-locking, allocation and copies both ways too",
+    "keras *: model.predict on NumPy arrays, one thread, with a floor of about 40 ms whatever the size",
+)
+"""What the published times contain, to be shown wherever they are."""
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(FOLDER / name, dtype={"experiment": str})
+
+
+def conv_forward() -> pd.DataFrame:
+    """Published convolution timings, seconds per call, with the spec of each in ``case``: 2,754 rows."""
+    frame = _read("conv_forward.csv").copy()
+    sizes = frame[["batch", "side", "channels", "filters", "kernel"]].itertuples(index=False)
+    frame["case"] = [str(ConvSpec(n, side, side, c, f, (k, k))) for n, side, c, f, k in sizes]
+    return frame
+
+
+def experiments() -> pd.DataFrame:
+    """Published trainings of hmdl and Keras, 33 networks on two machines: 66 rows."""
+    return _read("experiments.csv").copy()
+
+
+def conv_forward_ms() -> pd.DataFrame:
+    """Published milliseconds per call: a row per case, a column ``published_<implementation>_ms`` each.
+
+    Where both published tests hold a case, the one that has every implementation counts.
+    """
+    frame = conv_forward().sort_values("suite").drop_duplicates(["case", "implementation"])
+    wide = frame.pivot(index="case", columns="implementation", values="mean_s") * 1e3
+    return wide.rename(columns="published_{}_ms".format).rename_axis(columns=None).reset_index()
+
+
+def join(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with columns op, direction and case, joined with the published times of the same cases.
+
+    Every row is kept; only forward convolutions find a published time.
+    """
+    wide = conv_forward_ms().assign(op="conv2d", direction=FORWARD)
+    return frame.merge(wide, on=["op", "direction", "case"], how="left")
