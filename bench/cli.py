@@ -50,8 +50,12 @@ def _exit_status(error: Exception) -> int | None:
 
     if isinstance(error, SpecError):
         return 2
-    loaded = {"bench.results": ("StoreError", 2), "datasets": ("DatasetError", 1)}
-    for module, (name, status) in loaded.items():
+    loaded = (
+        ("bench.results", "StoreError", 2),
+        ("bench.keras_model", "ModelError", 2),
+        ("datasets", "DatasetError", 1),
+    )
+    for module, name, status in loaded:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return status
@@ -122,19 +126,33 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
     Without --model: the suite's cases against the float64 reference, error in units of the derived bound, then a
     reference model on the bundled digits. With --model: those models only.
     """
+    from bench.keras_model import parse_model
+    from bench.machine import usable_cores
+    from bench.verify import verify_in_model
+    from reports import checks, formats
+
     threads = options.pop("threads")
     seed = options["seed"]
     _, selection, wanted = _wanted(**options)
-    rows: list[Row] = []
-    if not models:
-        with _session(threads, seed) as session:
+    rows: list[Any] = []
+    chosen = [model for text in models or ("digits",) for model in parse_model(text)]
+    tables: list[Any] = []
+    with _session(threads, seed) as session:
+        session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
+        if not models:
             rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
-        from reports.tables import checks
-
-        _print(checks(rows))
-        models = ("digits",) if not options["cases"] else ()
-    right = _verify_models(models, images, selection, threads, seed, output)
-    if not right or _any_wrong(rows):
+            tables.append(checks.bounds_table(rows))
+        for model in chosen if models or not options["cases"] else ():
+            with _console(stderr=True).status(f"{model.name}: {model.structure}"):
+                found = verify_in_model(session, model, selection, images, threads or usable_cores(), seed)
+            rows += found
+            tables += [checks.layer_table(found), checks.swap_table(found)]
+        for table in tables:
+            _print(formats.rich_table(table))
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("\n\n".join(map(formats.markdown_table, tables)) + "\n", encoding="utf-8")
+    if _any_wrong(rows):
         ctx.exit(1)
 
 
@@ -160,10 +178,10 @@ def run(
 
     Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
     """
-    from reports.tables import summary
-
     from bench.jobs import in_suite, missing
     from bench.results import Store, write_csv, write_json
+    from reports.formats import rich_table
+    from reports.tables import summary
 
     threads = options.pop("threads")
     suite, _, wanted = _wanted(**options)
@@ -198,7 +216,7 @@ def run(
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, current, rows)
-    _print(summary(current, rows))
+    _print(rich_table(summary(current, rows)))
     click.echo(f"\nrun {current.id} is in {db}; every case: layerbench report --db {shlex.quote(db)}")
     if interrupted:
         click.echo(f"stopped: {len(rows)} rows are kept; go on with the same command and --resume", err=True)
@@ -245,7 +263,11 @@ def report(
         for path in write_results(output, found, rows):
             click.echo(path)
         return
-    _show(formats, tables.report(found, rows, pivot, with_published), form)
+    shown = tables.report(found, rows, pivot, with_published)
+    if form == "table":
+        _print(formats.renderable(shown))
+    else:
+        click.echo(formats.text(shown, form), nl=False)
 
 
 @main.group("datasets")
@@ -412,8 +434,8 @@ def _progress(wanted: Iterable[Job], action: Callable[[Job], list[Row]]) -> list
     return rows
 
 
-def _any_wrong(rows: Iterable[Row]) -> bool:
-    return any(row.status in WRONG_STATUSES and not row.competitor for row in rows)
+def _any_wrong(rows: Iterable[Any]) -> bool:
+    return any(row.status in WRONG_STATUSES and not getattr(row, "competitor", False) for row in rows)
 
 
 def _console(*, stderr: bool = False) -> Any:

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import arena, check, inputs, pool, statistics, timing
-from bench.results import Row
-from impls import Case, Unavailable, get
+from bench.results import Failure, Row
+from impls import Case, get
 from impls.contract import Implementation
 from impls.specs import traffic
 
@@ -95,7 +95,7 @@ class Session:
     def compute(
         self, name: str, case: Case, direction: str, arrays: Sequence[Array | None]
     ) -> tuple[Array | None, ...]:
-        """One result from the implementation's worker. Raises Unavailable or RuntimeError with the worker's reason."""
+        """One result from the implementation's worker. Raises Failure with the status and reason of what went wrong."""
         contender = self._enter(case, direction, name)
         if contender.is_running:
             self._plan(contender, case, direction)
@@ -105,8 +105,7 @@ class Session:
             path.unlink()
             if contender.is_running:
                 return outputs
-        kind = Unavailable if contender.row.status in ("UNAVAILABLE", "UNSUPPORTED") else RuntimeError
-        raise kind(contender.row.reason)
+        raise Failure(contender.row.status, contender.row.reason)
 
     def verify(self, case: Case, direction: str, names: Sequence[str]) -> list[Row]:
         """Judge every implementation on the designed inputs and on one dense set."""
@@ -146,8 +145,8 @@ class Session:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
         try:
             answer = self._pool.ask(contender.implementation.op, contender.name, do, seconds, **values)
-        except pool.WorkerFailed as error:
-            answer = {"status": error.status, "reason": str(error)}
+        except Failure as error:
+            answer = {"status": error.status, "reason": error.reason}
         if "status" in answer:
             contender.end(answer["status"], answer["reason"])
             return {}

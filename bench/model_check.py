@@ -31,6 +31,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from bench.keras_model import Array, LayerTrace, Trace
+from bench.results import Failure
 from impls import Unavailable, reference
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, PoolSpec, arguments, directions_of
 
@@ -47,15 +48,6 @@ KERAS = "keras"
 ROUNDOFF = 2.0**-24
 ULP = 2.0**-23
 SMALLEST_NORMAL = 2.0**-126
-
-
-class Failure(RuntimeError):
-    """No result: one of bench.results.STATUSES, and the reason."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(f"{status}: {reason}")
-        self.status = status
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

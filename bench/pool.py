@@ -19,6 +19,8 @@ from typing import IO, Any
 
 import psutil
 
+from bench.results import Failure
+
 ROOT = Path(__file__).resolve().parent.parent
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -29,14 +31,6 @@ PLAN_SECONDS = 180.0
 """Set-up: importing a framework and compiling."""
 CALL_SECONDS = 60.0
 """One call at the least; more where the caller predicts more."""
-
-
-class WorkerFailed(RuntimeError):
-    """A worker did not answer: ``status`` is CRASHED or TIMEOUT, the message has its last words."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class WorkerProcess:
@@ -62,13 +56,13 @@ class WorkerProcess:
         self._send({"do": "load", "op": op, "name": name})
 
     def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer. Raises WorkerFailed after ``seconds`` or when it is gone."""
+        """Send a request and wait for its answer. Raises Failure after ``seconds`` or when it is gone."""
         self.greet()
         self._send({"do": do, **values})
         return self._receive(seconds)
 
     def greet(self) -> None:
-        """Wait until it has imported its implementation. Raises WorkerFailed."""
+        """Wait until it has imported its implementation. Raises Failure."""
         if not self._greeted:
             self._receive(START_SECONDS)
             self._greeted = True
@@ -108,7 +102,7 @@ class WorkerProcess:
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
-            raise WorkerFailed("TIMEOUT", f"no answer in {seconds:.0f} s") from None
+            raise Failure("TIMEOUT", f"no answer in {seconds:.0f} s") from None
         if not line:
             raise self._failure()
         answer: dict[str, Any] = json.loads(line)
@@ -121,12 +115,12 @@ class WorkerProcess:
                 self._lines.put(line)
         self._lines.put(b"")
 
-    def _failure(self) -> WorkerFailed:
+    def _failure(self) -> Failure:
         code = self._process.wait()
         self._errors.seek(0)
         last = self._errors.read().decode(errors="replace").strip().splitlines()[-3:]
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        return WorkerFailed("CRASHED", " | ".join([f"the worker ended with {how}", *last]))
+        return Failure("CRASHED", " | ".join([f"the worker ended with {how}", *last]))
 
 
 class Pool:
@@ -154,19 +148,19 @@ class Pool:
         for name in new:
             try:
                 self._workers[name].greet()
-            except WorkerFailed:
+            except Failure:
                 self._workers.pop(name).kill()
             else:
                 self._workers[name].pause()
 
     def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
-        """Ask one worker while all others stand still. Raises WorkerFailed; that worker is gone then."""
+        """Ask one worker while all others stand still. Raises Failure; that worker is gone then."""
         worker = self._workers.get(name) or WorkerProcess(op, name, self.threads)
         self._workers[name] = worker
         worker.resume()
         try:
             return worker.ask(do, seconds, **values)
-        except WorkerFailed:
+        except Failure:
             self._workers.pop(name).kill()
             raise
         finally:

@@ -33,6 +33,15 @@ STATUSES = (
 TIMED = ("OK", "NOISY")
 
 
+class Failure(RuntimeError):
+    """No result: one of STATUSES, and the reason."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A median with its 95 % bootstrap interval, in the unit of what it summarises."""
