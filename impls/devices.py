@@ -5,7 +5,7 @@ Copying and waiting are done here, once, and in no kernel. Nothing of CUDA is im
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -59,19 +59,32 @@ CPU = Device("cpu", missing=_nothing, put=_same, get=_copy_host, set=_set_host, 
 def _cuda_missing() -> str | None:
     """None where a kernel ran, else one sentence. The simulator counts as a device: it is slow, and right."""
     try:
-        from numba import cuda
+        from numba import config, cuda
     except ImportError as error:
         return f"numba's CUDA target cannot be imported: {error}"
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    if config.ENABLE_CUDASIM:  # type: ignore[attr-defined]  # set while numba is imported
         return None
     if not cuda.is_available():
         return "no CUDA device or driver is visible"
     try:
-        probe = cuda.to_device(np.ones(1, np.float32))
-        probe.copy_to_host()
-    except Exception as error:  # any failure of a driver is a reason, not a crash
+        right = _cuda_doubles()
+    except Exception as error:  # any failure of a driver or a compiler is a reason, not a crash
         return f"the CUDA device cannot be used: {type(error).__name__}: {error}"
-    return None
+    return None if right else "the CUDA device does not compute 1 + 1 = 2"
+
+
+def _cuda_doubles() -> bool:
+    """Allocate, compile, launch, copy back: whatever is missing raises here, once, and not in a measurement."""
+    from numba import cuda
+
+    def double(values: Any) -> None:
+        values[0] += values[0]
+
+    value = cuda.to_device(np.ones(1, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numba finds a grid of one block too small
+        cuda.jit(double)[1, 1](value)  # type: ignore[no-untyped-call]
+    return bool(value.copy_to_host()[0] == 2)
 
 
 def _cuda_put(array: np.ndarray) -> Any:
