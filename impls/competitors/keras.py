@@ -19,12 +19,13 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from impls.competitors._library import LibraryPlan, missing, quiet_import
+from impls.competitors._library import LibraryPlan, missing, quiet, quiet_import
 from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM, Implementation
 from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, PoolSpec, Spec
 
@@ -74,7 +75,8 @@ class KerasPlan(LibraryPlan):
 
     def get(self, direction, result, out):
         """Copy one result; Keras' layouts are ours."""
-        np.copyto(out, self.keras.ops.convert_to_numpy(result))
+        with quiet():
+            np.copyto(out, self.keras.ops.convert_to_numpy(result))
 
     def layer(self, activation: str | None) -> Any:
         """The Keras layer of this problem, built, with weights of its own."""
@@ -144,7 +146,7 @@ class Predict(KerasPlan):
         weights = [array for array in (w, b) if array is not None]
 
         def run():
-            with self.keras.device("cpu"):
+            with quiet(), self.keras.device("cpu"):
                 self.model.set_weights(weights)
                 return (self.model.predict(x, batch_size=self.spec.batch, verbose=0),)
 
@@ -170,12 +172,14 @@ def _requires() -> str | None:
     return missing("keras") or missing(backend)
 
 
-def _why_not(spec: Any, direction: str) -> str | None:
-    """What Keras' layers cannot express."""
+def _why_not(op: str, spec: Any, direction: str) -> str | None:
+    """What Keras' layers cannot express, or compute as something else."""
     if isinstance(spec, ConvSpec) and max(spec.stride) > 1 and max(spec.dilation) > 1:
         return "Keras refuses a stride above 1 together with a dilation above 1"
     if isinstance(spec, ConvSpec | PoolSpec) and _padding(spec) is None:
         return f"Keras' layers pad 'same' or 'valid', not by {spec.pads}"
+    if op == "avgpool2d" and backend_name() == "torch" and any(before != after for before, after in spec.pads):
+        return "on PyTorch Keras averages repeated border pixels where 'same' pads opposite sides differently"
     return None
 
 
@@ -188,7 +192,7 @@ FIGURES = {op: tuple(suffix for other, suffix in PLANS if other == op) for op, _
 
 
 def implementation(op: str, suffix: str) -> Implementation:
-    """The record of an operation's figure. The backend chooses its algorithm; direct, or gemm for dense, is declared."""
+    """The record of an operation's figure. The backend chooses its algorithm; direct (dense: gemm) is declared."""
     backend = backend_name()
     contents = {
         COMPILED: f"the layer as a compiled step on resident tensors ({BACKENDS.get(backend, 'not offered')})",
@@ -198,7 +202,7 @@ def implementation(op: str, suffix: str) -> Implementation:
         PLANS[op, suffix],
         algorithm=GEMM if op == "dense" else DIRECT,
         arithmetic=lambda spec, direction: FLOAT64 if spec.dtype == "float64" else FLOAT32,
-        why_not=_why_not,
+        why_not=partial(_why_not, op),
         requires=_requires,
         competitor=True,
         repeatable=False,
