@@ -1,0 +1,96 @@
+"""One session checks, times and recovers, with real workers."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from bench.jobs import Selection, jobs
+from bench.measure import Session
+from bench.results import Failure
+from bench.suites import Suite
+from impls import get, parse_case
+
+DENSE = parse_case("dense:7x33,u5,relu")
+POOL = parse_case("maxpool2d:2x6x6x3,pool2x2")
+
+
+@pytest.fixture(scope="module")
+def session():
+    with Session(threads=1) as made:
+        yield made
+
+
+def test_every_implementation_of_an_operation_gets_a_row_per_direction(session):
+    for job in jobs(Suite("one", (DENSE, POOL)), Selection(competitors=("none",))):
+        rows = session.run(job.case, job.direction, job.names, budget_s=0.3)
+        assert tuple(row.implementation for row in rows) == job.names
+        for row in rows:
+            supported = get(row.op, row.implementation).supports(job.case.spec, row.direction) is None
+            assert (row.status in ("OK", "NOISY")) == supported, (row.implementation, row.reason)
+
+
+def test_a_timed_row_is_complete(session):
+    (row,) = session.run(DENSE, "forward", ("numpy",), budget_s=0.3)
+    assert row.error_bounds <= 1
+    assert 0 < row.low_s <= row.median_s <= row.high_s
+    assert row.min_s == min(row.samples_s)
+    assert row.gflops == pytest.approx(DENSE.spec.flops / row.median_s / 1e9)
+    assert row.setup_s > 0
+    assert row.first_call_s > 0
+    assert row.repeatable
+    assert row.stop in ("precision", "budget", "rounds")
+    assert set(row.threads.values()) == {1}
+    assert row.peak_bytes > 10**7
+
+
+def test_verify_checks_without_timing(session):
+    (row,) = session.verify(DENSE, "grad_weights", ("numpy",))
+    assert row.status == "OK"
+    assert row.error_bounds <= 1
+    assert row.median_s is None
+
+
+def test_a_call_beyond_the_budget_is_not_timed(session):
+    case = parse_case("dense:256x2048,u512")
+    (row,) = session.run(case, "forward", ("numpy",), budget_s=1e-6)
+    assert row.status == "OVER_BUDGET"
+    assert "1e-06 s" in row.reason
+
+
+def test_what_is_not_supported_says_why(session):
+    with pytest.raises(Failure, match="does not compute grad_weights"):
+        session.compute("numpy", POOL, "grad_weights", ())
+
+
+def test_a_worker_that_was_killed_is_a_row_and_is_replaced(session):
+    (before,) = session.verify(DENSE, "forward", ("numpy",))
+    assert before.status == "OK"
+    worker = session._pool._workers["numpy"]
+    os.kill(worker._process.pid, signal.SIGKILL)
+    (crashed,) = session.verify(DENSE, "forward", ("numpy",))
+    (after,) = session.verify(DENSE, "forward", ("numpy",))
+    assert crashed.status == "CRASHED"
+    assert "signal 9" in crashed.reason
+    assert after.status == "OK"
+
+
+def test_workers_stand_still_while_another_measures(session):
+    session.verify(DENSE, "forward", ("numpy",))
+    process = psutil.Process(session._pool._workers["numpy"]._process.pid)
+    assert process.status() == psutil.STATUS_STOPPED
+
+
+def test_workers_end_with_their_session():
+    with Session(threads=1) as made:
+        made.verify(DENSE, "forward", ("numpy",))
+        pid = made._pool._workers["numpy"]._process.pid
+        folder = made._folder
+        assert psutil.pid_exists(pid)
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not psutil.pid_exists(pid)
+    assert not folder.exists()
