@@ -107,8 +107,8 @@ def obtain(dataset: str, forms: tuple[Form, ...]) -> Local:
     except DatasetError as error:
         if not local.paths or local.form is forms[0]:
             raise
-        lacking = ", ".join(file.name for file in local.missing)
-        raise DatasetError(f"{error}; the {local.form.name} that are there lack {lacking}") from error
+        first, count = local.missing[0].name, len(local.missing)
+        raise DatasetError(f"{error}; of the {local.form.name} {count} are missing, first {first}") from error
     return Local(dataset, forms[0], paths)
 
 
@@ -232,7 +232,7 @@ def _transfer(address: str, stream: IO[bytes], file: File) -> str:
         )
         try:
             fetch(address, _Capped(stream, file.max_bytes), None)
-        except (requests.RequestException, _TooLarge) as error:
+        except (requests.RequestException, ValueError, _TooLarge) as error:
             return _first_line(error)
     return ""
 

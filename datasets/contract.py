@@ -109,7 +109,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the inventory. ``path``: the folder; ``missing``: files that an incomplete form lacks."""
+    """One line of the inventory. ``path``: the folder, the first of several; ``missing``: files that an incomplete form lacks."""
 
     name: str
     present: bool
