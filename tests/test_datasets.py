@@ -103,7 +103,7 @@ def test_a_limit_above_the_size_of_a_class_keeps_all_of_it():
     [
         (
             {"name": "imagenet"},
-            "unknown data set 'imagenet'; known: digits, mnist, cifar10, olivetti, titanic, housing",
+            "'imagenet'; known: digits, mnist, cifar10, olivetti, titanic, housing",
         ),
         ({"name": "cache"}, "unknown data set 'cache'"),
         ({"name": "digits", "split": 10}, r"digits has no split 10; known: 0 \.\. 9"),

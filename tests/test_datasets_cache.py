@@ -148,9 +148,7 @@ def test_a_gzip_file_is_judged_by_what_it_holds(own_folder, data, form):
 
 
 BAD_FILES = [
-    pytest.param(
-        PLAIN, GOOD[:-1], f"SHA-256 {sha256(GOOD[:-1])} instead of {sha256(GOOD)}, 1999 bytes", id="truncated"
-    ),
+    pytest.param(PLAIN, GOOD[:-1], f"{sha256(GOOD[:-1])} instead of {sha256(GOOD)}, 1999 bytes", id="truncated"),
     pytest.param(PLAIN, b"A" + GOOD[1:], sha256(b"A" + GOOD[1:]), id="altered"),
     pytest.param(PLAIN, b"", "0 bytes", id="empty"),
     pytest.param(PLAIN, GOOD + b"x", f"{sha256(GOOD + b'x')}.*larger than the 2000 bytes", id="longer"),
@@ -237,8 +235,8 @@ def test_a_body_with_another_hash_is_refused_and_kept_aside(serve, user_cache, l
     [
         ((200, GOOD[:700], len(GOOD)), "IncompleteRead|Connection broken"),
         ((200, GOOD * 3, None), "sends more than the 2000 bytes"),
-        ((404, b"not here", 8), "404"),
-        ((500, b"", 0), "500"),
+        ((404, b"not here", 8), "status 404"),
+        ((500, b"", 0), "status 500"),
     ],
     ids=["connection cut", "too long", "not found", "server error"],
 )
@@ -249,6 +247,17 @@ def test_a_download_that_fails_leaves_nothing_behind_and_says_why(serve, user_ca
     assert left_in(user_cache) == []
 
 
+def test_progress_is_drawn_on_the_error_stream_of_a_terminal(serve, monkeypatch, capsys):
+    """FORCE_COLOR makes rich take any stream for a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    address = serve({"/a": (200, GOOD, len(GOOD))})
+    cache.obtain("toy", (form_at(f"{address}/a"),))
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert PLAIN.name in errors
+    assert "2.0/2.0 kB" in errors
+
+
 def test_without_a_server_one_sentence_names_the_data_set_the_addresses_and_the_variable():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -257,7 +266,7 @@ def test_without_a_server_one_sentence_names_the_data_set_the_addresses_and_the_
             cache.obtain("toy", (form_at(*addresses),))
     message = str(caught.value)
     assert message.startswith("toy: plain.bin is neither in $LAYERBENCH_DATA (not set) nor in")
-    assert all(address in message for address in addresses)
+    assert all(f"{address} (no connection)" in message for address in addresses)
     assert message.endswith("set LAYERBENCH_DATA to that folder")
     assert "\n" not in message
 
