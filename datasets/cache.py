@@ -99,50 +99,34 @@ def obtain(dataset: str, forms: tuple[Form, ...]) -> Local:
     local = locate(dataset, forms)
     if not local.missing:
         return local
-    paths = _paths(forms[0], (*_own_folders(dataset), user_cache(dataset)))
+    wanted = locate(dataset, forms[:1])
     try:
-        for file in forms[0].files:
-            if file.name not in paths:
-                paths[file.name] = download(dataset, file)
+        downloaded = {file.name: download(dataset, file) for file in wanted.missing}
     except DatasetError as error:
         if not local.paths or local.form is forms[0]:
             raise
-        lacking = ", ".join(file.name for file in local.missing)
-        raise DatasetError(f"{error}; the {local.form.name} that are there lack {lacking}") from error
-    return Local(dataset, forms[0], paths)
+        first, count = local.missing[0].name, len(local.missing)
+        raise DatasetError(f"{error}; of the {local.form.name} {count} are missing, first {first}") from error
+    return Local(dataset, forms[0], {**wanted.paths, **downloaded})
 
 
 def download(dataset: str, file: File) -> Path:
-    """Fetch a file into the user's cache: to a temporary name, then its SHA-256, then its own name.
-
-    A body with another hash is kept beside it under a name that tells its hash. Raises DatasetError if no address
-    gave the file.
-    """
-    folder = user_cache(dataset)
+    """Fetch a file into the user's cache. Raises DatasetError if no address gave it."""
+    path = user_cache(dataset) / file.name
     failures = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         for address in file.addresses:
-            descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", suffix=".part", dir=folder)
-            part = Path(name)
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    reason = _transfer(address, stream, file)
-                if not reason:
-                    examined = _examine(file, part)
-                    if examined.content is not None:
-                        return part.replace(folder / file.name)
-                    aside = part.replace(_aside(folder / file.name, examined))
-                    reason = f"altered or truncated: {_difference(file, examined)}; kept as {aside}"
-            finally:
-                part.unlink(missing_ok=True)
-            failures.append(f"{address} ({reason})")
+            failure = _download_from(address, file, path)
+            if not failure:
+                return path
+            failures.append(f"{address} ({failure})")
     except OSError as error:
-        failures.append(f"the cache {folder} cannot be written: {error.strerror or error}")
-    where = os.environ.get(VARIABLE)
+        failures.append(f"the cache {path.parent} cannot be written: {error.strerror or error}")
+    where = os.environ.get(VARIABLE) or "not set"
     raise DatasetError(
-        f"{dataset}: {file.name} is neither in ${VARIABLE} ({where or 'not set'}) nor in {folder}, and no download "
-        f"worked: {', '.join(failures)}; put the file into a folder and set {VARIABLE} to that folder"
+        f"{dataset}: {file.name} is neither in ${VARIABLE} ({where}) nor in {path.parent}, and no download worked: "
+        f"{', '.join(failures)}; put the file into a folder and set {VARIABLE} to that folder"
     )
 
 
@@ -221,8 +205,30 @@ def _refuse(dataset: str, file: File, path: Path, examined: _Examined) -> Datase
     return DatasetError(f"{dataset}: {path} is altered or truncated ({_difference(file, examined)}); {what_now}")
 
 
+def _download_from(address: str, file: File, path: Path) -> str:
+    """Download to a temporary name, compare the hash, rename; why that failed, or an empty text. Raises OSError.
+
+    A body with another hash is kept under a name that tells it.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", suffix=".part", dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            failure = _transfer(address, stream, file)
+        if failure:
+            return failure
+        examined = _examine(file, part)
+        if examined.content is None:
+            aside = part.replace(_aside(path, examined))
+            return f"altered or truncated: {_difference(file, examined)}; kept as {aside}"
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return ""
+
+
 def _transfer(address: str, stream: IO[bytes], file: File) -> str:
-    """Download into a stream; why that failed, or an empty text."""
+    """Copy what an address sends into a stream; why that failed, or an empty text. Raises OSError of the stream."""
     import pooch
     import requests
 
@@ -232,8 +238,14 @@ def _transfer(address: str, stream: IO[bytes], file: File) -> str:
         )
         try:
             fetch(address, _Capped(stream, file.max_bytes), None)
-        except (requests.RequestException, _TooLarge) as error:
-            return _first_line(error)
+        except requests.HTTPError as error:
+            return f"status {error.response.status_code}"
+        except requests.exceptions.SSLError:
+            return "its certificate is not trusted"
+        except requests.ConnectionError:
+            return "no connection"
+        except (requests.RequestException, ValueError, _TooLarge) as error:
+            return str(error)
     return ""
 
 
@@ -298,7 +310,3 @@ class _Bar:
     def close(self) -> None:
         """Leave the terminal as it is."""
         self._progress.stop()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

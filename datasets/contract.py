@@ -109,7 +109,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the inventory. ``path``: the folder; ``missing``: files that an incomplete form lacks."""
+    """One line of the inventory. ``missing``: files that an incomplete form lacks.
+
+    ``path`` is the folder of the files, the first of several; None where there are none.
+    """
 
     name: str
     present: bool

@@ -77,9 +77,7 @@ def parse_idx(data: bytes, sides: int) -> np.ndarray:
     """
     start = 4 * (1 + sides)
     if len(data) < start or data[:4] != bytes((0, 0, _UNSIGNED_BYTES, sides)):
-        raise DatasetError(
-            f"mnist: no IDX header of unsigned bytes in {sides} dimensions: it begins with {data[:4].hex()}"
-        )
+        raise DatasetError(f"mnist: {data[:4].hex()!r} begins no IDX file of bytes in {sides} dimensions")
     shape = struct.unpack(f">{sides}I", data[4:start])
     if len(data) - start != math.prod(shape):
         raise DatasetError(f"mnist: the IDX header says {shape}, but {len(data) - start} values follow")
