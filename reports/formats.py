@@ -16,9 +16,10 @@ from rich.text import Text
 FORMATS = ("table", "markdown", "csv", "latex")
 MISSING = "-"
 TIMES = "\N{MULTIPLICATION SIGN}"
-_ALARMS = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG")
+_ALARMS = ("crashed", "timeout", "out of memory", "error", "side effect", "wrong")
+"""Words of statuses that ask for attention."""
 _WIDE = 10
-"""Characters of a heading above which a terminal breaks it after its underscores."""
+"""Characters: in a terminal a longer heading is broken after its underscores, a last column may shrink to this."""
 
 
 Number: TypeAlias = Callable[[float | None], str]
@@ -173,7 +174,8 @@ def _broken(heading: str) -> str:
 
 
 def _style(cell: str) -> str:
-    return "red" if any(alarm in cell for alarm in _ALARMS) else ""
+    words = cell.lower().replace("_", " ")
+    return "red" if any(alarm in words for alarm in _ALARMS) else ""
 
 
 def _markdown_line(cells: tuple[str, ...] | list[str]) -> str:

@@ -75,4 +75,4 @@ def _resampled(count: int) -> np.ndarray:
 def _interval(values: np.ndarray) -> np.ndarray:
     """Low and high ends of the central CONFIDENCE of bootstrap values."""
     tail = (1 - CONFIDENCE) / 2
-    return np.quantile(values, [tail, 1 - tail])
+    return np.asarray(np.quantile(values, [tail, 1 - tail]))

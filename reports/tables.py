@@ -45,8 +45,8 @@ CONTENTS = {
 
 SUMMARY_NOTES = (
     "right: cases within the error bound / cases attempted. error: the largest, in units of its bound",
-    f"{TIMES} name: its time / this one's in the same rounds, above 1 this one is faster; geometric mean over the cases",
-    "±: the farther end of the 95 % interval. GFLOP/s: median over the cases. not ok: cases by status",
+    f"{TIMES} name: its time / this one's in the same rounds, above 1 this one is faster",
+    "ratios: geometric mean over the cases, ± the farther end of its 95 % interval. GFLOP/s: median over the cases",
     "† competitor: errors reported, not judged",
 )
 DETAIL_NOTES = (
@@ -265,7 +265,6 @@ def not_timed(run: Run, rows: Iterable[Row]) -> Table:
 
 def beside_published(run: Run, rows: Iterable[Row]) -> Table:
     """Forward convolutions that were published too: the best of ours and Keras, beside the published."""
-    sections: list[Line] = []
     records = []
     for (op, direction, case), block in blocks(rows).items():
         ours = [row for row in timed(block) if not row.competitor]
@@ -275,16 +274,16 @@ def beside_published(run: Run, rows: Iterable[Row]) -> Table:
             | {f"{row.implementation}_ms": _median_of(row) * 1e3 for row in timed(block) if row.implementation == KERAS}
         )
     frame = published.join(pd.DataFrame.from_records(records))
-    theirs = [name for name in frame if name.startswith("published_")]
+    theirs = [name for name in map(str, frame) if name.startswith("published_")]
     frame = frame.dropna(subset=theirs, how="all").dropna(axis="columns", how="all")
-    times = [name for name in frame if name.endswith("_ms")]
+    times = [name for name in map(str, frame) if name.endswith("_ms")]
     sections = [
         Line((record["case"], *(number(record[name]) for name in times))) for record in frame.to_dict("records")
     ]
     return Table(
         f"Beside the published times, forward, ms{_where(run)}",
         ("case", *map(_published_heading, times)),
-        (Section("", tuple(sections)),) if sections else (),
+        (Section("", tuple(lines)),) if lines else (),
         frame,
         left=("case",),
         notes=published.CONTENTS,
@@ -353,12 +352,7 @@ def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> di
 
 def _summary_line(record: dict[str, Any], against: Sequence[str]) -> Line:
     attempted, right = record["attempted"], record["right"]
-    ratios = (
-        MISSING
-        if record[f"over_{name}"] is None
-        else with_spread(*(record[f"over_{name}{end}"] for end in ("", "_low", "_high")), written=ratio)
-        for name in against
-    )
+    ratios = (_spread_text(*(record[f"over_{name}{end}"] for end in ("", "_low", "_high"))) for name in against)
     return Line(
         (
             record["implementation"] + MARK * record["competitor"],
@@ -403,7 +397,8 @@ def _ranking(block: Iterable[Row]) -> tuple[tuple[str, ...], ...]:
 
 def _ranks(groups: Sequence[Sequence[str]]) -> dict[str, str]:
     """Each name's place; ``2=`` for all who share the second."""
-    ranks, place = {}, 1
+    ranks: dict[str, str] = {}
+    place = 1
     for group in groups:
         ranks |= dict.fromkeys(group, f"{place}=" if len(group) > 1 else f"{place}")
         place += len(group)
@@ -423,13 +418,17 @@ def _time_text(row: Row) -> str:
     """Milliseconds with their spread, ~ before a noisy one; the status where there is no time."""
     if row.status not in TIMED or row.median_s is None:
         return row.status
-    scaled = [None if seconds is None else seconds * 1e3 for seconds in (row.median_s, row.low_s, row.high_s)]
-    return "~" * (row.status == "NOISY") + with_spread(*scaled)
+    low, high = (None if seconds is None else seconds * 1e3 for seconds in (row.low_s, row.high_s))
+    return "~" * (row.status == "NOISY") + with_spread(row.median_s * 1e3, low, high)
 
 
 def _ratio_text(row: Row, name: str) -> str:
     found = row.speedups.get(name)
-    return with_spread(found.median, found.low, found.high, written=ratio) if found else MISSING
+    return _spread_text(found.median, found.low, found.high) if found else MISSING
+
+
+def _spread_text(median: float | None, low: float | None, high: float | None) -> str:
+    return with_spread(median, low, high, written=ratio)
 
 
 def _words(status: str) -> str:
