@@ -45,6 +45,9 @@ Raises Failure, or Unavailable or NotImplementedError for what is not supported;
 KERAS = "keras"
 """The name, for ``compute``, of what does the layers that are not swapped."""
 
+RECORDED = "keras (recorded)"
+"""The name of Keras' own values in the rows of layers: a witness that contradicts float64 is WRONG too."""
+
 ROUNDOFF = 2.0**-24
 ULP = 2.0**-23
 SMALLEST_NORMAL = 2.0**-126
@@ -123,6 +126,8 @@ def verify_model(
 ) -> Iterator[LayerRow | SwapRow]:
     """Judge the named implementations of every operation: first at each layer, then swapped in; rows as they come.
 
+    At each layer and direction the first row is Keras' own record.
+
     ``model`` is what the rows call the network; its structure if empty.
     """
     model = model or str(trace.structure)
@@ -130,9 +135,11 @@ def verify_model(
     for layer in trace.layers:
         for direction in directions_of(layer.case.op):
             witness = _Witness(layer, direction)
+            yield witness.judge(model, RECORDED, witness.keras)
             for name in names.get(layer.case.op, ()):
                 try:
-                    yield witness.judge(model, name, compute)
+                    outputs = _call(compute, name, layer.case, direction, witness.inputs)
+                    yield witness.judge(model, name, _present(outputs))
                 except Failure as failure:
                     failures[name, layer.name, direction] = failure
                     yield LayerRow(model, layer.name, layer.case, direction, name, failure.status, failure.reason)
@@ -197,10 +204,9 @@ class _Witness:
         self.unit = _dense_unit(layer.case, direction, self.inputs)
 
     @np.errstate(invalid="ignore", over="ignore")  # what is not a number is judged, not warned of
-    def judge(self, model: str, name: str, compute: Compute) -> LayerRow:
-        """Raises Failure without a result."""
+    def judge(self, model: str, name: str, ours: tuple[Array, ...]) -> LayerRow:
+        """The row of an implementation's outputs."""
         layer, terms = self.layer, self.layer.case.spec.terms_of(self.direction)
-        ours = _present(_call(compute, name, layer.case, self.direction, self.inputs))
         of_bound = max(
             _largest_ratio(np.abs(o - t), bound) for o, t, bound in zip(ours, self.truth, self.bound, strict=True)
         )
