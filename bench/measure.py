@@ -36,11 +36,11 @@ MAX_ROUNDS = 200
 PRECISION = 0.05
 """Timing ends when half of every interval's width is below this fraction of its median."""
 LOOK_EVERY = 5
-"""Rounds between two looks at the intervals."""
+"""Rounds between two looks at the intervals, and twice that before the first: an interval of five is luck."""
 WARM_BELOW_S = 0.25
 """A longer call needs no untimed call before its sample."""
-CALIBRATIONS = 2
-"""Samples that only set the number of loops: the first by one call, the next by that number."""
+CALIBRATIONS = 3
+"""Samples that only set the number of loops: the first has one call, each next one the number found so far."""
 SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
 SET_BYTES = 64 * 2**20
@@ -273,7 +273,7 @@ class Session:
             if done >= MIN_ROUNDS and spent * (done + 1) / done > budget_s:
                 stop = "budget"
                 break
-            if done >= MIN_ROUNDS and done % LOOK_EVERY == 0 and _precise(active, self.precision):
+            if done >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
             for i in rng.permutation(len(active)):
@@ -298,7 +298,7 @@ class Session:
             self._sample(contender, case, direction, truths)
             if not contender.is_running:
                 return
-            contender.seconds = contender.samples.pop()
+            contender.seconds = min(contender.seconds, contender.samples.pop())
             contender.loops = timing.loops_for(contender.seconds)
         contender.row = replace(contender.row, loops=contender.loops)
 

@@ -81,7 +81,7 @@ class Worker:
         self.direction = direction
         return {
             "setup_s": setup,
-            "workspace_bytes": self.plan.workspace_bytes,
+            "workspace_bytes": int(self.plan.workspace_bytes),
             "threads": pools,
         }
 
