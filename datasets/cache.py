@@ -239,7 +239,7 @@ def _transfer(address: str, stream: IO[bytes], file: File) -> str:
         try:
             fetch(address, _Capped(stream, file.max_bytes), None)
         except requests.HTTPError as error:
-            return f"status {error.response.status_code}"
+            return str(error).partition(" for url")[0]
         except requests.exceptions.SSLError:
             return "its certificate is not trusted"
         except requests.ConnectionError:

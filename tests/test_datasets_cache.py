@@ -235,8 +235,8 @@ def test_a_body_with_another_hash_is_refused_and_kept_aside(serve, user_cache, l
     [
         ((200, GOOD[:700], len(GOOD)), "IncompleteRead|Connection broken"),
         ((200, GOOD * 3, None), "sends more than the 2000 bytes"),
-        ((404, b"not here", 8), "status 404"),
-        ((500, b"", 0), "status 500"),
+        ((404, b"not here", 8), r"/a \(404 Client Error: Not Found\)"),
+        ((500, b"", 0), "500 Server Error"),
     ],
     ids=["connection cut", "too long", "not found", "server error"],
 )
