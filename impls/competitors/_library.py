@@ -10,17 +10,20 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from impls.contract import Call, Plan
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
+
+Run: TypeAlias = Callable[[], Iterable[Any]]
+"""Computes and returns the results that exist, in the contract's order; finished when it returns."""
 
 
 class ResultCall(Call):
@@ -31,12 +34,7 @@ class ResultCall(Call):
 
     __slots__ = ("absent",)
 
-    def __init__(
-        self,
-        run: Callable[[], Iterable[Any]],
-        fetch_one: Callable[[Any, np.ndarray], None],
-        absent: tuple[None, ...] = (),
-    ):
+    def __init__(self, run: Run, fetch_one: Callable[[Any, np.ndarray], None], absent: tuple[None, ...]):
         super().__init__(run, (), fetch_one)
         self.absent = absent
 
@@ -45,13 +43,13 @@ class ResultCall(Call):
 
 
 class LibraryPlan(Plan):
-    """A plan whose directions are bound calls of a library, finished when they return.
+    """A plan whose directions are bound calls of a library; a subclass gives ``bound`` and ``get``.
 
-    A subclass gives ``bound`` and ``get``. A call may use the contents that its inputs had when it was bound.
+    A call may use the contents that its inputs had when it was bound: each library's file says which.
     """
 
-    def bound(self, direction: str, **inputs: np.ndarray | None) -> Callable[[], Iterable[Any]]:
-        """The computation on resident tensors; it returns the results that exist, in the contract's order."""
+    def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
+        """The computation on resident tensors made of the inputs, which come by their names in the contract."""
         raise NotImplementedError
 
     def get(self, direction: str, result: Any, out: np.ndarray) -> None:
@@ -66,7 +64,7 @@ class LibraryPlan(Plan):
         inputs = {a.name: array for a, array in zip(signature, arrays, strict=True) if not a.is_output}
         absent = tuple(None for a in signature if a.is_output and a.shape is None)
         with quiet():
-            return ResultCall(self.bound(direction, **inputs), partial(self.get, direction), absent)
+            return ResultCall(self.bound(direction, inputs), partial(self.get, direction), absent)
 
     def forward(self, *arrays: Any) -> None:
         """Fill ``out``: bind, call and fetch."""

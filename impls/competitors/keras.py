@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from impls.competitors._library import LibraryPlan, missing, quiet, quiet_import
+from impls.competitors._library import LibraryPlan, Run, missing, quiet, quiet_import
 from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM, Implementation
 from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, PoolSpec, Spec
 
@@ -49,7 +49,7 @@ def backend_name() -> str:
 
 
 def set_threads(count: int) -> None:
-    """Let the backend compute with ``count`` threads; to be called before anything else. Raises RuntimeError late."""
+    """Let the backend compute with ``count`` threads. Raises RuntimeError if it has started with another count."""
     _backend().set_threads(count)
 
 
@@ -67,6 +67,7 @@ class KerasPlan(LibraryPlan):
     """A plan for one operation; it imports Keras when it is made."""
 
     op: str
+    spec: Any
 
     def prepare(self):
         self.backend = _backend()
@@ -106,7 +107,7 @@ class KerasPlan(LibraryPlan):
 class Compiled(KerasPlan):
     """The layer as a function of (x, w, b), compiled by the backend for each bound call."""
 
-    def bound(self, direction, **inputs) -> Callable[[], Iterable[Any]]:
+    def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
         layer = self.layer(_activation(self.spec) if direction == FORWARD else None)
 
         def function(x, *weights):
@@ -119,7 +120,7 @@ class Compiled(KerasPlan):
             wanted = slice(1, None) if direction == GRAD_WEIGHTS else slice(0, 1)
             return self.backend.gradient(function, tensors, wanted, self.backend.tensor(inputs["dy"]))
 
-    def _operands(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _operands(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """x, w and b as far as they exist; zeros for what a linear layer's gradient does not depend on."""
         spec = self.spec
         shapes = {"x": spec.x_shape, "w": spec.w_shape, "b": spec.b_shape}
@@ -142,8 +143,8 @@ class Predict(KerasPlan):
             layer = self.layer(_activation(spec))
             self.model = self.keras.Sequential([self.keras.Input(batch_shape=spec.x_shape, dtype=spec.dtype), layer])
 
-    def bound(self, direction, x, w=None, b=None) -> Callable[[], Iterable[Any]]:
-        weights = [array for array in (w, b) if array is not None]
+    def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
+        x, *weights = (array for array in inputs.values() if array is not None)
 
         def run():
             with quiet(), self.keras.device("cpu"):

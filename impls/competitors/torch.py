@@ -1,8 +1,8 @@
 """PyTorch, eager: its own kernels on channels_last views of our arrays.
 
-Images and dense arrays are views: addresses fixed, contents free. Two things are made when a call is bound, as a
-PyTorch program has them before the call: convolution weights in PyTorch's channels_last layout, and the indices that
-the forward pass of max pooling stores for its gradient. Each call allocates its results. Nothing asks for a gradient,
+Images and dense arrays are views: addresses fixed, contents free. Two things are copies, made when a call is bound, as
+a PyTorch program has them before the call: convolution weights in PyTorch's channels_last layout, and what the forward
+pass of max pooling stores for its gradient (indices). Each call allocates its results. Nothing asks for a gradient,
 so no graph is recorded; gradients are the operators that autograd would run.
 
 A convolution whose padding differs between opposite sides works on a padded copy of x, made in the call; so does max
@@ -11,20 +11,18 @@ pooling where PyTorch's own padding cannot express the windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from impls.competitors._library import LibraryPlan, missing, quiet_import
+from impls.competitors._library import LibraryPlan, Run, missing, quiet_import
 from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM, Implementation
-from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, DenseSpec, Pair, PoolSpec, Sides
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, DenseSpec, Pair, PoolSpec, Sides
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    Run = Callable[[], Iterable[Tensor]]
 
 LIBRARY = "torch"
 NO_BORDER: Sides = ((0, 0), (0, 0))
@@ -82,14 +80,16 @@ class Conv2D(TorchPlan):
         self.padding = (top, left) if even else (0, 0)
         self.border = NO_BORDER if even else self.spec.pads
 
-    def bound(self, direction, x=None, w=None, b=None, dy=None) -> Run:
+    def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
+        spec = self.spec
+        views = {name: self.view(array) for name, array in inputs.items() if array is not None and name != "w"}
+        w = self._weights(inputs["w"] if "w" in inputs else np.empty(spec.w_shape, spec.dtype))
         if direction == FORWARD:
-            return partial(self._forward, self.view(x), self._weights(w), None if b is None else self.view(b))
+            return partial(self._forward, views["x"], w, views.get("b"))
         if direction == GRAD_WEIGHTS:
-            w_like = self._weights(np.empty(self.spec.w_shape, self.spec.dtype))
-            return partial(self._grad_weights, self.view(x), self.view(dy), w_like)
-        x_like = self.padded(self.view(np.empty(self.spec.x_shape, self.spec.dtype)), self.border)
-        return partial(self._grad_input, self.view(dy), self._weights(w), x_like)
+            return partial(self._grad_weights, views["x"], views["dy"], w)
+        x_like = self.padded(self.view(np.empty(spec.x_shape, spec.dtype)), self.border)
+        return partial(self._grad_input, views["dy"], w, x_like)
 
     def _weights(self, w: np.ndarray) -> Tensor:
         """A copy (F, C / groups, KH, KW) in the layout that PyTorch keeps beside channels_last images."""
@@ -97,14 +97,12 @@ class Conv2D(TorchPlan):
         return weights.clone(memory_format=self.torch.channels_last)
 
     def _forward(self, x, w, b):
-        spec = self.spec
-        x = self.padded(x, self.border)
+        spec, x = self.spec, self.padded(x, self.border)
         y = self.torch.conv2d(x, w, b, spec.stride, self.padding, spec.dilation, spec.groups)
         return (y.relu_() if spec.activation == "relu" else y,)
 
     def _grad_weights(self, x, dy, w_like):
-        x = self.padded(x, self.border)
-        _, *gradients = self._backward(dy, x, w_like, (False, True, self.spec.bias))
+        _, *gradients = self._backward(dy, self.padded(x, self.border), w_like, (False, True, self.spec.bias))
         return gradients[: 1 + self.spec.bias]
 
     def _grad_input(self, dy, w, x_like):
@@ -122,7 +120,6 @@ class Pool(TorchPlan):
     """What both poolings share: how PyTorch is to be asked for the windows of a spec."""
 
     spec: PoolSpec
-    fill: float
 
     def prepare(self):
         super().prepare()
@@ -130,10 +127,17 @@ class Pool(TorchPlan):
         self.padding, self.ceil = window or ((0, 0), False)
         self.border = NO_BORDER if window else self.spec.pads
 
-    def bound(self, direction, x, y=None, dy=None) -> Run:
-        if direction == FORWARD:
-            return partial(self._forward, self.view(x))
-        return self._gradient(self.view(x), self.view(dy))
+    def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
+        x = self.view(inputs["x"])
+        return partial(self._forward, x) if direction == FORWARD else self._gradient(x, self.view(inputs["dy"]))
+
+    def _forward(self, x):
+        """(y,)."""
+        raise NotImplementedError
+
+    def _gradient(self, x: Tensor, dy: Tensor) -> Run:
+        """What computes (dx,), with all that the forward pass would have stored."""
+        raise NotImplementedError
 
 
 class MaxPool2D(Pool):
@@ -181,10 +185,9 @@ class Dense(TorchPlan):
 
     spec: DenseSpec
 
-    def bound(self, direction, x=None, w=None, b=None, dy=None) -> Run:
-        tensors = [self.view(array) for array in (x, dy, w, b) if array is not None]
-        compute = {FORWARD: self._forward, GRAD_WEIGHTS: self._grad_weights}.get(direction, self._grad_input)
-        return partial(compute, *tensors)
+    def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
+        compute = {FORWARD: self._forward, GRAD_WEIGHTS: self._grad_weights, GRAD_INPUT: self._grad_input}[direction]
+        return partial(compute, *(self.view(array) for array in inputs.values() if array is not None))
 
     def _forward(self, x, w, b=None):
         y = self.torch.mm(x, w) if b is None else self.torch.addmm(b, x, w)
