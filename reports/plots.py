@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, product
@@ -99,7 +100,7 @@ def winners(run: Run, rows: Iterable[Row], op: str, direction: str) -> Figure:
     """
     rows = timed(rows)
     frame = _panels(rows, op, direction)
-    cells = frame.drop_duplicates("case").set_index("case")
+    cells = frame.drop_duplicates("case")
     block_of = {case: block for (*key, case), block in blocks(rows).items() if key == [op, direction]}
     order_of = {case: ranking({row.implementation: row.samples_s for row in block}) for case, block in block_of.items()}
     panels, lines, sides = _sorted(cells["row"]), _sorted(cells["column"]), sorted(cells["x"].unique())
@@ -111,15 +112,17 @@ def winners(run: Run, rows: Iterable[Row], op: str, direction: str) -> Figure:
         axis.set_yticks(range(len(lines)), lines)
         axis.set_xlabel(_LAYOUTS[op].x_label)
         axis.tick_params(length=0)
-        for case, cell in cells[cells["row"] == panel].to_dict("index").items():
-            case = str(case)
+        for cell in cells[cells["row"] == panel].to_dict("records"):
+            case = cell["case"]
             colour = style_of[order_of[case][0][0]].colour
             x, y = sides.index(cell["x"]), lines.index(cell["column"])
             axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
             lead = _lead(block_of[case], order_of[case])
             axis.text(x, y, lead, color=_ink(colour), ha="center", va="center", fontsize=8)
-    wins = pd.Series([order[0][0] for order in order_of.values()]).value_counts()
-    handles = [Patch(color=style_of[name].colour, label=f"{name}: {n} of {len(cells)}") for name, n in wins.items()]
+    wins = Counter(order[0][0] for order in order_of.values())
+    handles = [
+        Patch(color=style_of[name].colour, label=f"{name}: {n} of {len(cells)}") for name, n in wins.most_common()
+    ]
     what = "the fastest (colour), and time of the second over it (number; = is a tie, compared round by round)"
     return _finish(figure, run, frame, what, handles)
 
@@ -133,8 +136,8 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _curves(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style], with_published: bool) -> Figure:
-    names = sorted(frame["implementation"].unique(), key=list(style_of).index)
-    theirs = _published(frame) if with_published else frame[:0]
+    names = [name for name in style_of if name in set(frame["implementation"])]
+    theirs = _published(frame if with_published else frame[:0])
     panels, columns = _sorted(frame["row"]), _sorted(frame["column"])
     sides = sorted(frame["x"].unique())
     figure, axes = _figure(len(panels), len(columns), 1.75, 2.1)
@@ -146,8 +149,8 @@ def _curves(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style], with_
             look = {"color": style.colour, "marker": style.marker, "ls": style.dash}
             axis.plot(curve["x"], curve["median_ms"], ms=3, lw=1.1, **look)
             axis.fill_between(curve["x"], curve["low_ms"], curve["high_ms"], color=style.colour, alpha=0.25, lw=0)
-        for name, curve in theirs[theirs["case"].isin(here["case"])].groupby("implementation"):
-            axis.plot(curve["x"], curve["published_ms"], ":", color=style_of[name].colour, lw=1)
+            curve = theirs[theirs["case"].isin(here["case"]) & (theirs["implementation"] == name)]
+            axis.plot(curve["x"], curve["published_ms"], ":", color=style.colour, lw=1)
         axis.set(xscale="log", yscale="log", title=column if i == 0 else "")
         axis.grid(color="#DDDDDD", lw=0.5)
         if j == 0:
@@ -157,16 +160,14 @@ def _curves(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style], with_
     axes[0, 0].set_xticks(sides, [str(side) for side in sides])
     axes[0, 0].minorticks_off()
     handles = _handles({name: style_of[name] for name in names})
-    handles += [
-        Line2D([], [], ls=":", color=style_of[name].colour, label=f"{name} *")
-        for name in sorted(theirs["implementation"].unique(), key=list(style_of).index)
-    ]
+    doubly = [name for name in names if name in set(theirs["implementation"])]
+    handles += [Line2D([], [], ls=":", color=style_of[name].colour, label=f"{name} *") for name in doubly]
     notes = published.CONTENTS if len(theirs) else ()
     return _finish(figure, run, frame, "time of a call; bands: 95 % interval of the median", handles, notes)
 
 
 def _dots(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style]) -> Figure:
-    names = sorted(frame["implementation"].unique(), key=list(style_of).index)
+    names = [name for name in style_of if name in set(frame["implementation"])]
     cases = list(dict.fromkeys(frame["case"]))
     figure, axes = _figure(1, 1, 7.5, len(cases) * (0.08 * len(names) + 0.1), left=2.6)
     axis = axes[0, 0]

@@ -223,20 +223,20 @@ def pivot(run: Run, rows: Iterable[Row]) -> Table:
         first = " = ".join(order[0]) if order else MISSING
         cells = [_pivot_text(row_of.get(name)) for name in columns]
         sections.setdefault(f"{op} {direction}", []).append(Line((case, *cells, first)))
-        times = {f"{row.implementation}_ms": _median_of(row) * 1e3 for row in timed(block)}
         reasons = "; ".join(f"{row.implementation} {_status_text(row)}" for row in block if row not in timed(block))
         records.append(
             {"op": op, "direction": direction, "case": case}
-            | {f"{name}_ms": times.get(f"{name}_ms") for name in columns}
+            | {f"{row.implementation}_ms": _median_of(row) * 1e3 for row in timed(block)}
             | {"best": first if order else None, "ranking": ranking_text(order), "not_timed": reasons}
         )
-    used = {row.status for row in rows if row.status in SHORT}
+    names = ["op", "direction", "case", *(f"{name}_ms" for name in columns), "best", "ranking", "not_timed"]
+    used = {row.status for row in rows if row.status in SHORT and row.implementation in columns}
     legend = ", ".join(f"{short} {status}" for status, short in SHORT.items() if status in used)
     return Table(
         f"Median milliseconds{_where(run)}",
         ("case", *columns.values(), "fastest"),
         tuple(Section(title, tuple(lines)) for title, lines in sections.items()),
-        pd.DataFrame.from_records(records),
+        pd.DataFrame.from_records(records, columns=names),
         left=("case", "fastest"),
         notes=("~: noisy. †: competitor. =: a tie", *([legend] if legend else [])),
     )
@@ -267,19 +267,15 @@ def beside_published(run: Run, rows: Iterable[Row]) -> Table:
     """Forward convolutions that were published too: the best of ours and Keras, beside the published."""
     records = []
     for (op, direction, case), block in blocks(rows).items():
-        ours = [row for row in timed(block) if not row.competitor]
-        records.append(
-            {"op": op, "direction": direction, "case": case}
-            | ({"best_of_ours_ms": _median_of(min(ours, key=_median_of)) * 1e3} if ours else {})
-            | {f"{row.implementation}_ms": _median_of(row) * 1e3 for row in timed(block) if row.implementation == KERAS}
-        )
-    frame = published.join(pd.DataFrame.from_records(records))
+        ours = [_median_of(row) * 1e3 for row in timed(block) if not row.competitor]
+        keras = [_median_of(row) * 1e3 for row in timed(block) if row.implementation == KERAS]
+        records.append((op, direction, case, min(ours, default=None), *(keras or (None,))))
+    columns = ["op", "direction", "case", "best_of_ours_ms", "keras_ms"]
+    frame = published.join(pd.DataFrame.from_records(records, columns=columns))
     theirs = [name for name in map(str, frame) if name.startswith("published_")]
     frame = frame.dropna(subset=theirs, how="all").dropna(axis="columns", how="all")
     times = [name for name in map(str, frame) if name.endswith("_ms")]
-    sections = [
-        Line((record["case"], *(number(record[name]) for name in times))) for record in frame.to_dict("records")
-    ]
+    lines = [Line((record["case"], *(number(record[name]) for name in times))) for record in frame.to_dict("records")]
     return Table(
         f"Beside the published times, forward, ms{_where(run)}",
         ("case", *map(_published_heading, times)),
