@@ -18,7 +18,7 @@ Two bounds; above 1, in units of either, is WRONG:
    j. No implementation has to be cleverer than that, and sqrt(k) * 2^-23 is five times as much; what the rest of the
    network makes of errors is known from Keras'. Distances are Euclidean norms for layers and weight gradients, with
    the norm of the truth as scale, and maxima for logits and loss, with the largest logit as scale (the loss is a
-   difference of logits). In a network k is the largest of all layers that lie on the way. This one is a rule, not a theorem.
+   difference of logits). In a network k is the largest of the layers on the way. This one is a rule, not a theorem.
 """
 
 from __future__ import annotations
