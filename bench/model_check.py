@@ -18,7 +18,7 @@ Two bounds; above 1, in units of either, is WRONG:
    j. No implementation has to be cleverer than that, and sqrt(k) * 2^-23 is five times as much; what the rest of the
    network makes of errors is known from Keras'. Distances are Euclidean norms for layers and weight gradients, with
    the norm of the truth as scale, and maxima for logits and loss, with the largest logit as scale (the loss is a
-   difference of logits). This one is a rule, not a theorem.
+   difference of logits). In a network k is the largest of the layers on the way. This one is a rule, not a theorem.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class LayerRow:
     of_allowance: float | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, under ``columns``."""
+        """The row as text, under ``columns``; of the reason the first line."""
         figures = (self.to_keras, self.to_float64, self.keras_to_float64, self.of_bound, self.of_allowance)
         name = (self.model, self.layer, str(self.case), self.direction, self.implementation, self.status)
-        return (*name, *map(_text, figures), self.reason)
+        return (*name, *map(_text, figures), _first_line(self.reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,13 @@ class SwapRow:
     left_to_keras: tuple[str, ...] = ()
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, under ``columns``; of the gradients the largest difference, and where it is."""
+        """The row as text, under ``columns``: the largest difference of a gradient, the reason's first line."""
         worst = max(self.gradients, key=lambda name: self.gradients[name], default="")
         name = (self.model, self.swapped, self.implementation, self.status)
         figures = (self.logits, self.loss, self.gradients.get(worst))
         counts = tuple("" if count is None else str(count) for count in (self.flips, self.ties))
         left = ", ".join(self.left_to_keras)
-        return (*name, *map(_text, figures), worst, *counts, _text(self.of_allowance), left, self.reason)
+        return (*name, *map(_text, figures), worst, *counts, _text(self.of_allowance), left, _first_line(self.reason))
 
 
 def verify_model(
@@ -244,8 +244,15 @@ class _Network:
 
     def __init__(self, trace: Trace, compute: Compute) -> None:
         self.trace, self.compute = trace, compute
-        self.keras = _Outcome(trace.logits, trace.loss, _gradients(trace))
+        self.keras = _Outcome(
+            trace.logits, trace.loss, {key: g for layer in trace.layers for key, g in _gradients(layer).items()}
+        )
         self.truth = self._run(lambda layer, direction, inputs: definition(layer.case, direction, inputs), np.float64)
+        specs = [layer.case.spec for layer in trace.layers]
+        self.terms = max(spec.terms_of(direction) for spec in specs for direction in (FORWARD, GRAD_INPUT))
+        self.gradient_terms = {
+            key: layer.case.spec.terms_of(GRAD_WEIGHTS) for layer in trace.layers for key in _gradients(layer)
+        }
 
     @np.errstate(invalid="ignore", over="ignore")
     def judge(
@@ -272,8 +279,7 @@ class _Network:
                 raise Failure("ERROR", f"at layer {layer.name}, left to {KERAS}: {failure.reason}") from failure
 
         outcome = self._run(call, np.float32, start=self.trace.layers.index(swapped[0]))
-        terms = max(one.case.spec.terms_of(d) for one in swapped for d in directions_of(one.case.op))
-        return self._row(model, label, name, outcome, terms, tuple(" ".join(p) for p in parts if p in refused))
+        return self._row(model, label, name, outcome, tuple(" ".join(part) for part in parts if part in refused))
 
     def _run(
         self, call: Callable[[LayerTrace, str, Arrays], Arrays], dtype: type[np.floating], start: int = 0
@@ -301,10 +307,8 @@ class _Network:
                 (dy,) = _present(call(layer, GRAD_INPUT, given))
         return _Outcome(value, loss, gradients)
 
-    def _row(
-        self, model: str, label: str, name: str, ours: _Outcome, terms: int, left_to_keras: tuple[str, ...]
-    ) -> SwapRow:
-        keras, truth = self.keras, self.truth
+    def _row(self, model: str, label: str, name: str, ours: _Outcome, left_to_keras: tuple[str, ...]) -> SwapRow:
+        keras, truth, terms = self.keras, self.truth, self.terms
         scale = _largest(truth.logits)
         keras_logits = _largest(keras.logits - truth.logits)
         fractions = {
@@ -313,7 +317,7 @@ class _Network:
         }
         for key, exact in truth.gradients.items():
             distance, keras_distance = _norm(ours.gradients[key] - exact), _norm(keras.gradients[key] - exact)
-            fractions[key] = _fraction(distance, keras_distance, _norm(exact), terms)
+            fractions[key] = _fraction(distance, keras_distance, _norm(exact), max(terms, self.gradient_terms[key]))
         worst = max(fractions, key=lambda key: fractions[key])
         wrong = not fractions[worst] <= 1
         nearest = 2 * (_allowance(keras_logits, scale, terms) + keras_logits)
@@ -357,12 +361,10 @@ def _call(compute: Compute, name: str, case: Case, direction: str, inputs: Array
     return outputs
 
 
-def _gradients(trace: Trace) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    for layer in trace.layers:
-        if layer.dw is not None and layer.db is not None:
-            found |= {f"{layer.name}.dw": layer.dw, f"{layer.name}.db": layer.db}
-    return found
+def _gradients(layer: LayerTrace) -> dict[str, Array]:
+    """The recorded gradients of a layer's weights and bias, by their names in a network."""
+    found = {f"{layer.name}.dw": layer.dw, f"{layer.name}.db": layer.db}
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
 def _dense_unit(case: Case, direction: str, inputs: Arrays) -> float:
@@ -416,6 +418,10 @@ def _norm(array: Array) -> float:
 
 def _rms(array: Array) -> float:
     return _norm(array) / math.sqrt(array.size)
+
+
+def _first_line(reason: str) -> str:
+    return reason.partition("\n")[0]
 
 
 def _text(figure: float | None) -> str:
