@@ -247,10 +247,9 @@ def report(
     output: Path | None,
 ) -> None:
     """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
-    from reports.folder import write_results
-
     from bench.results import Store, StoreError
     from reports import formats, tables
+    from reports.folder import write_results
 
     store = Store(db, must_exist=True)
     if suite and run_id is None:

@@ -83,7 +83,7 @@ def _cuda_doubles() -> bool:
     value = cuda.to_device(np.ones(1, np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba finds a grid of one block too small
-        cuda.jit(double)[1, 1](value)  # type: ignore[no-untyped-call]
+        cuda.jit(double)[1, 1](value)
     return bool(value.copy_to_host()[0] == 2)
 
 

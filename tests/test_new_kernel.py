@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.plugins import install
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,9 @@ def layerbench(folder, *words):
     """Run the command line as somebody would who has the package installed."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_it_is_listed_and_the_broken_one_says_why(folder):
@@ -90,7 +93,8 @@ def test_it_is_timed_stored_and_reported(folder):
     )
     assert "3 of 3 done, 0 to go" in again.stdout
 
-    for form, piece in (("markdown", "| my_kernel"), ("csv", "my_kernel,"), ("latex", "longtable"), ("table", "my_kernel")):
+    pieces = {"markdown": "| my_kernel", "csv": "my_kernel,", "latex": "longtable", "table": "my_kernel"}
+    for form, piece in pieces.items():
         report = layerbench(folder, "report", "--format", form)
         assert report.returncode == 0, report.stderr
         assert piece in report.stdout
