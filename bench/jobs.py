@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench.results import Row
 from bench.suites import Suite
-from impls import DIRECTIONS, OPS, Case, SpecError, competitors, names
+from impls import DIRECTIONS, OPS, Case, SpecError, names, rivals
 from impls.specs import directions_of
 
 NONE = "none"
@@ -38,12 +38,12 @@ class Selection:
         _require_known("operation", self.ops, OPS)
         _require_known("direction", self.directions, DIRECTIONS)
         _require_known("implementation", self.implementations, _union(names(op) for op in ops))
-        _require_known("competitor", self.competitors, (*_union(competitors(op) for op in ops), NONE))
+        _require_known("competitor", self.competitors, (*_union(rivals(op) for op in ops), NONE))
 
     def names(self, op: str) -> tuple[str, ...]:
         """The implementations and competitors of an operation that take part, ours first."""
         ours = [n for n in names(op) if n in (self.implementations or (n,))]
-        theirs = [n for n in competitors(op) if n in (self.competitors or (n,))]
+        theirs = [n for n in rivals(op) if n in (self.competitors or (n,))]
         return (*ours, *theirs)
 
 

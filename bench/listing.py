@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from impls import OPS, SpecError, Unavailable, competitors, get, names
+from impls import OPS, SpecError, Unavailable, get, names, rivals
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def entries(ops: Sequence[str] = ()) -> tuple[Entry, ...]:
     for op in ops:
         if op not in OPS:
             raise SpecError(f"unknown operation {op!r}; known: {', '.join(OPS)}")
-    return tuple(_entry(op, name) for op in ops or OPS for name in (*names(op), *competitors(op)))
+    return tuple(_entry(op, name) for op in ops or OPS for name in (*names(op), *rivals(op)))
 
 
 def table(found: Sequence[Entry]) -> Any:

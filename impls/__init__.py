@@ -1,7 +1,7 @@
 """Everything that computes a layer: interchangeable implementations behind one interface."""
 
 from impls.contract import Implementation, Plan, Unavailable
-from impls.registry import competitors, get, names, reference
+from impls.registry import get, names, reference, rivals
 from impls.specs import DIRECTIONS, OPS, Case, ConvSpec, DenseSpec, PoolSpec, SpecError, parse, parse_case
 
 __all__ = [
@@ -15,10 +15,10 @@ __all__ = [
     "PoolSpec",
     "SpecError",
     "Unavailable",
-    "competitors",
     "get",
     "names",
     "parse",
     "parse_case",
     "reference",
+    "rivals",
 ]

@@ -28,8 +28,8 @@ def names(op: str) -> tuple[str, ...]:
     return (*_modules(f"impls.{op}"), *_entries(op))
 
 
-def competitors(op: str) -> tuple[str, ...]:
-    """The competitors that compute an operation. Imports none of their libraries."""
+def rivals(op: str) -> tuple[str, ...]:
+    """The names of the competitors that compute an operation. Imports none of their libraries."""
     _require_op(op)
     return tuple(
         f"{module}{suffix}"
@@ -56,7 +56,7 @@ def get(op: str, name: str) -> Implementation:
             if name == f"{module}{suffix}":
                 implementation: Implementation = records.implementation(op, suffix)
                 return implementation.named(op, name)
-    raise KeyError(f"no implementation {name!r} of {op}; known: {', '.join((*names(op), *competitors(op)))}")
+    raise KeyError(f"no implementation {name!r} of {op}; known: {', '.join((*names(op), *rivals(op)))}")
 
 
 def reference(op: str) -> Implementation:

@@ -48,7 +48,7 @@ CASES = {
 EXPRESSIBLE = [
     pytest.param(case, name, direction, id=f"{name}-{direction}-{what}")
     for what, case in ((what, parse_case(text)) for what, text in CASES.items())
-    for name in registry.competitors(case.op)
+    for name in registry.rivals(case.op)
     for direction in registry.get(case.op, name).directions
     if registry.get(case.op, name).why_not(case.spec, direction) is None
 ]
@@ -138,12 +138,12 @@ def test_predict_computes_forward_only():
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_has_its_competitors_labelled_as_such(op):
-    assert registry.competitors(op) == ("keras", "keras_predict", "torch")
-    assert all(registry.get(op, name).competitor for name in registry.competitors(op))
-    assert not set(registry.competitors(op)) & set(registry.names(op))
+    assert registry.rivals(op) == ("keras", "keras_predict", "torch")
+    assert all(registry.get(op, name).competitor for name in registry.rivals(op))
+    assert not set(registry.rivals(op)) & set(registry.names(op))
 
 
-@pytest.mark.parametrize("name", registry.competitors("conv2d"))
+@pytest.mark.parametrize("name", registry.rivals("conv2d"))
 def test_calls_bound_from_one_plan_keep_their_own_inputs(name):
     case = parse_case(CASES["plain"])
     plan = available(case.op, name).plan(case.spec, (FORWARD,))
@@ -204,7 +204,7 @@ def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_finding_competitors_imports_no_library():
     found = fresh(
         "import sys; from impls import registry\n"
-        "for op in registry.OPS: [registry.get(op, name) for name in registry.competitors(op)]\n"
+        "for op in registry.OPS: [registry.get(op, name) for name in registry.rivals(op)]\n"
         "print({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules))"
     )
     assert found.stdout.strip() == "set()", found.stderr
