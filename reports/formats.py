@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pandas as pd
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table as Grid
 from rich.text import Text
@@ -92,10 +92,13 @@ def with_interval(median: float, low: float, high: float, written: Number = numb
     return f"{written(median)} [{written(low)}, {written(high)}]"
 
 
-def renderable(report: Report) -> Group:
-    """A report for ``rich.console.Console.print``."""
-    lines = [Text.assemble((f"{label}: ", "bold"), text) for label, text in report.heading]
-    return Group(*lines, *(rich_table(table) for table in report.tables))
+def show(report: Report, console: Console) -> None:
+    """Print a report. Lines longer than the console run over its edge: no number is ever cut short."""
+    console.width = max([console.width, *(sum(_widths(table)) + 2 * len(table.headings) for table in report.tables)])
+    for label, line in report.heading:
+        console.print(Text.assemble((f"{label}: ", "bold"), line))
+    for table in report.tables:
+        console.print(rich_table(table))
 
 
 def text(report: Report, form: str) -> str:
@@ -111,19 +114,13 @@ def rich_table(table: Table) -> Group:
 
     Sections are grids of equal column widths, so that a long section title does not widen the first column.
     """
-    headings = tuple(_broken(heading) if heading not in table.left else heading for heading in table.headings)
-    indent = "  " if any(section.title for section in table.sections) else ""
-    rows = [(indent + line.cells[0], *line.cells[1:]) for section in table.sections for line in section.lines]
-    pieces = [headings, *rows]
-    widths = [max(cell_len(piece) for row in pieces for piece in row[i].split("\n")) for i in range(len(headings))]
-    if table.headings[-1] in table.left:
-        widths[-1] = min(widths[-1], _WIDE)
-
-    shown: list[RenderableType] = [Text(), Text(table.title, "bold"), _grid(table, widths, [Line(headings)])]
+    widths = _widths(table)
+    headings = Line(tuple(_broken(heading) if heading not in table.left else heading for heading in table.headings))
+    shown: list[RenderableType] = [Text(), Text(table.title, "bold"), _grid(table, widths, [headings])]
     shown.append(Rule(style="dim"))
     for section in table.sections:
         shown += [Text(section.title, "cyan")] if section.title else []
-        shown.append(_grid(table, widths, section.lines, indent))
+        shown.append(_grid(table, widths, section.lines, _indent(table)))
     return Group(*shown, *(Text(note, "dim") for note in table.notes))
 
 
@@ -154,6 +151,23 @@ def latex_table(table: Table) -> str:
     lines.append(r"\bottomrule")
     lines += [rf"\multicolumn{{{width}}}{{l}}{{\small {_escape(note)}.}}\\" for note in table.notes]
     return "\n".join([*lines, r"\end{longtable}"])
+
+
+def _indent(table: Table) -> str:
+    return "  " if any(section.title for section in table.sections) else ""
+
+
+def _widths(table: Table) -> list[int]:
+    """Characters that each column needs; a last column that is aligned left may be wrapped."""
+    indent = _indent(table)
+    rows = [(indent + line.cells[0], *line.cells[1:]) for section in table.sections for line in section.lines]
+    rows.append(tuple(_broken(heading) for heading in table.headings))
+    widths = [
+        max(cell_len(piece) for cell in column for piece in cell.split("\n")) for column in zip(*rows, strict=True)
+    ]
+    if table.headings[-1] in table.left:
+        widths[-1] = min(widths[-1], _WIDE)
+    return widths
 
 
 def _grid(table: Table, widths: Sequence[int], lines: Sequence[Line], indent: str = "") -> Grid:

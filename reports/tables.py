@@ -70,6 +70,13 @@ def report(run: Run, rows: Iterable[Row], pivoted: bool = False, with_published:
     return Report(heading(run, rows), tuple(table for table in tables if table.sections), frame)
 
 
+def brief(run: Run, rows: Iterable[Row]) -> Report:
+    """What stands at the end of a run: the heading, the summary, and what was not timed."""
+    rows = latest(rows)
+    shown = (summary(run, rows), not_timed(run, rows))
+    return Report(heading(run, rows), tuple(table for table in shown if table.sections), shown[0].frame)
+
+
 def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
     """(label, text) lines: machine, software, threads, what a time contains, what each implementation does."""
     rows = tuple(rows)

@@ -258,14 +258,29 @@ def test_latex_escapes_what_latex_would_read():
     assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 5
 
 
-@pytest.mark.parametrize("width", [100, 120])
-def test_a_terminal_shows_every_number_whole(width):
+def printed(report, width):
+    """The lines of a report on a console of so many characters."""
     console = Console(width=width, file=io.StringIO())
-    console.print(formats.renderable(tables.report(RUN, ROWS, with_published=True)))
-    shown = console.file.getvalue()
-    assert "…" not in shown
-    assert max(map(len, shown.splitlines())) <= width
-    assert "~8.00 ±10%" in shown
+    formats.show(report, console)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_a_terminal_of_100_characters_holds_every_line(width):
+    lines = printed(tables.report(RUN, ROWS), width)
+    assert max(map(len, lines)) <= width
+    assert any("~8.00 ±10%" in line for line in lines)
+
+
+def test_a_narrow_terminal_cuts_no_number_short():
+    numbers = line_of(tables.beside_published(RUN, ROWS), SMALL)
+    lines = printed(tables.report(RUN, ROWS, with_published=True), 40)
+    assert any(line.split() == list(numbers) for line in lines)
+
+
+def test_the_brief_report_of_a_run_is_its_summary_and_what_was_not_timed():
+    assert [table.title.split(" ·")[0] for table in tables.brief(RUN, ROWS).tables] == ["Summary", "Not timed"]
+    assert [table.title.split(" ·")[0] for table in tables.brief(RUN, ROWS[:1]).tables] == ["Summary"]
 
 
 def test_a_run_without_rows_still_has_a_report():
