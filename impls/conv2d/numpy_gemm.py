@@ -127,7 +127,7 @@ class Windows(Lowering):
     """Forward and gradient of the weights; see the module.
 
     The padding between two columns of units is shared, the bottom of one and the top of the next; windows across it
-    are computed and dropped. With dilated rows a window is no run of units, so a unit takes in all kernel rows (im2col).
+    are computed and dropped. With dilated rows a window is no run of units, so a unit holds all kernel rows (im2col).
     """
 
     def __init__(self, spec: ConvSpec, direction: str):
