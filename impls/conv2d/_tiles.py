@@ -24,17 +24,17 @@ LANES = 16
 @njit
 def copy(source, start, target, at, count):
     """target[at : at + count] = source[start : start + count], in one dimension."""
-    a, b = source[start : start + count], target[at : at + count]
-    for k in range(count):
-        b[k] = a[k]
+    a, b = np.uintp(start), np.uintp(at)
+    for k in range(np.uintp(count)):
+        target[b + k] = source[a + k]
 
 
 @njit
 def clear(target, at, count):
     """target[at : at + count] = 0, in one dimension."""
-    b = target[at : at + count]
-    for k in range(count):
-        b[k] = 0
+    b = np.uintp(at)
+    for k in range(np.uintp(count)):
+        target[b + k] = 0
 
 
 @njit
@@ -154,12 +154,11 @@ def finish_block(results, count, first, group, b, relu, record, out):
 @njit
 def take_block(dy, count, first, group, outer, dys):
     """dys[m, q] = output gradient of window m of the block; zero where a tile has more rows than the group."""
-    columns = dy.shape[2]
+    source, target = dy.reshape(-1), dys.reshape(-1)
+    filters, width = dy.shape[3], dys.shape[1]
     for m in range(count):
-        line, j = divmod(first + m, columns)
-        n, i = divmod(line, dy.shape[1])
-        copy(dy[n, i, j], group * outer, dys[m], 0, outer)
-        clear(dys[m], outer, dys.shape[1] - outer)
+        copy(source, (first + m) * filters + group * outer, target, m * width, outer)
+        clear(target, m * width + outer, width - outer)
 
 
 @njit
