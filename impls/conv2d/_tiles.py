@@ -4,6 +4,9 @@ Both loops take four windows and four packed rows of weights (or of their gradie
 along the window: its sixteen sums stay in vector registers and are added across lanes once at the end. ``add_outer``
 runs along the rows of the gradient and adds four windows to each of four rows in a pass. A parallel loop
 here only calls a function with its index: the index is unsigned, and records cannot be captured.
+
+Offsets in the innermost loops are unsigned: a signed index is tested for being negative at every access, and slices
+instead of offsets cost more than a short loop itself.
 """
 
 from __future__ import annotations
@@ -21,66 +24,72 @@ LANES = 16
 @njit
 def copy(source, start, target, at, count):
     """target[at : at + count] = source[start : start + count], in one dimension."""
-    a, b = source[start : start + count], target[at : at + count]
-    for k in range(count):
-        b[k] = a[k]
+    a, b = np.uintp(start), np.uintp(at)
+    for k in range(np.uintp(count)):
+        target[b + k] = source[a + k]
 
 
 @njit
 def clear(target, at, count):
     """target[at : at + count] = 0, in one dimension."""
-    b = target[at : at + count]
-    for k in range(count):
-        b[k] = 0
+    b = np.uintp(at)
+    for k in range(np.uintp(count)):
+        target[b + k] = 0
 
 
 @njit
-def dots(a0, a1, a2, a3, b0, b1, b2, b3, out, p, q):
-    """out[p : p + 4, q : q + 4] = the products of four windows with four rows of weights."""
+def dots(a, at, b, row, stride, count, out, p, q):
+    """out[p : p + 4, q : q + 4] = products of four windows of ``a`` with four packed rows of ``b``, ``count`` long.
+
+    Windows start at the four places ``at``, rows at ``row`` and every ``stride`` floats from there.
+    """
+    a0, a1, a2, a3 = np.uintp(at[0]), np.uintp(at[1]), np.uintp(at[2]), np.uintp(at[3])
+    b0, b1, b2, b3 = np.uintp(row), np.uintp(row + stride), np.uintp(row + 2 * stride), np.uintp(row + 3 * stride)
     s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = out.dtype.type(0)
     s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = out.dtype.type(0)
-    for k in range(len(a0)):
-        x0, x1, x2, x3 = a0[k], a1[k], a2[k], a3[k]
-        w = b0[k]
+    for k in range(np.uintp(count)):
+        x0, x1, x2, x3 = a[a0 + k], a[a1 + k], a[a2 + k], a[a3 + k]
+        w = b[b0 + k]
         s00 += x0 * w
         s10 += x1 * w
         s20 += x2 * w
         s30 += x3 * w
-        w = b1[k]
+        w = b[b1 + k]
         s01 += x0 * w
         s11 += x1 * w
         s21 += x2 * w
         s31 += x3 * w
-        w = b2[k]
+        w = b[b2 + k]
         s02 += x0 * w
         s12 += x1 * w
         s22 += x2 * w
         s32 += x3 * w
-        w = b3[k]
+        w = b[b3 + k]
         s03 += x0 * w
         s13 += x1 * w
         s23 += x2 * w
         s33 += x3 * w
-    r0, r1, r2, r3 = out[p], out[p + 1], out[p + 2], out[p + 3]
-    r0[q], r0[q + 1], r0[q + 2], r0[q + 3] = s00, s01, s02, s03
-    r1[q], r1[q + 1], r1[q + 2], r1[q + 3] = s10, s11, s12, s13
-    r2[q], r2[q + 1], r2[q + 2], r2[q + 3] = s20, s21, s22, s23
-    r3[q], r3[q + 1], r3[q + 2], r3[q + 3] = s30, s31, s32, s33
+    out[p, q], out[p, q + 1], out[p, q + 2], out[p, q + 3] = s00, s01, s02, s03
+    out[p + 1, q], out[p + 1, q + 1], out[p + 1, q + 2], out[p + 1, q + 3] = s10, s11, s12, s13
+    out[p + 2, q], out[p + 2, q + 1], out[p + 2, q + 2], out[p + 2, q + 3] = s20, s21, s22, s23
+    out[p + 3, q], out[p + 3, q + 1], out[p + 3, q + 2], out[p + 3, q + 3] = s30, s31, s32, s33
 
 
 @njit
-def add_outer(d0, d1, d2, d3, q, x0, x1, x2, x3, r0, r1, r2, r3):
-    """r_j += sum over p of d_p[q + j] * x_p for four windows x and four rows r."""
-    d00, d01, d02, d03 = d0[q], d0[q + 1], d0[q + 2], d0[q + 3]
-    d10, d11, d12, d13 = d1[q], d1[q + 1], d1[q + 2], d1[q + 3]
-    d20, d21, d22, d23 = d2[q], d2[q + 1], d2[q + 2], d2[q + 3]
-    d30, d31, d32, d33 = d3[q], d3[q + 1], d3[q + 2], d3[q + 3]
-    for k in range(len(x0)):
-        a, b, c, d = x0[k], x1[k], x2[k], x3[k]
-        r0[k] += d00 * a + d10 * b + d20 * c + d30 * d
-        r1[k] += d01 * a + d11 * b + d21 * c + d31 * d
-        r2[k] += d02 * a + d12 * b + d22 * c + d32 * d
-        r3[k] += d03 * a + d13 * b + d23 * c + d33 * d
+def add_outer(d, p, q, a, at, b, row, stride, count):
+    """Four rows of ``b`` += sum over i of d[p + i, q + row] * window i of ``a``; places as in ``dots``."""
+    a0, a1, a2, a3 = np.uintp(at[0]), np.uintp(at[1]), np.uintp(at[2]), np.uintp(at[3])
+    b0, b1, b2, b3 = np.uintp(row), np.uintp(row + stride), np.uintp(row + 2 * stride), np.uintp(row + 3 * stride)
+    d00, d01, d02, d03 = d[p, q], d[p, q + 1], d[p, q + 2], d[p, q + 3]
+    d10, d11, d12, d13 = d[p + 1, q], d[p + 1, q + 1], d[p + 1, q + 2], d[p + 1, q + 3]
+    d20, d21, d22, d23 = d[p + 2, q], d[p + 2, q + 1], d[p + 2, q + 2], d[p + 2, q + 3]
+    d30, d31, d32, d33 = d[p + 3, q], d[p + 3, q + 1], d[p + 3, q + 2], d[p + 3, q + 3]
+    for k in range(np.uintp(count)):
+        x0, x1, x2, x3 = a[a0 + k], a[a1 + k], a[a2 + k], a[a3 + k]
+        b[b0 + k] += d00 * x0 + d10 * x1 + d20 * x2 + d30 * x3
+        b[b1 + k] += d01 * x0 + d11 * x1 + d21 * x2 + d31 * x3
+        b[b2 + k] += d02 * x0 + d12 * x1 + d22 * x2 + d32 * x3
+        b[b3 + k] += d03 * x0 + d13 * x1 + d23 * x2 + d33 * x3
 
 
 @njit
@@ -91,56 +100,35 @@ def add_scaled(scale, x, row):
 
 
 @njit
+def tile_of(windows, p, column_step):
+    """Where four windows start, and how long they are, from the first to the last tap column that any one needs."""
+    low = column_step * min(windows[p, 1], windows[p + 1, 1], windows[p + 2, 1], windows[p + 3, 1])
+    high = column_step * max(windows[p, 2], windows[p + 1, 2], windows[p + 2, 2], windows[p + 3, 2])
+    starts = (windows[p, 0] + low, windows[p + 1, 0] + low, windows[p + 2, 0] + low, windows[p + 3, 0] + low)
+    return starts, low, high - low
+
+
+@njit
 def multiply_block(lowered, windows, count, packed, first_row, column_step, results):
     """results[m, q] = window m times packed row ``first_row + q``, for every tile of the block's ``count`` windows."""
+    terms, weights = packed.shape[1], packed.reshape(-1)
     for q in range(0, results.shape[1], TILE):
-        w0, w1 = packed[first_row + q], packed[first_row + q + 1]
-        w2, w3 = packed[first_row + q + 2], packed[first_row + q + 3]
+        row = (first_row + q) * terms
         for p in range(0, count, TILE):
-            low = column_step * min(windows[p, 1], windows[p + 1, 1], windows[p + 2, 1], windows[p + 3, 1])
-            high = column_step * max(windows[p, 2], windows[p + 1, 2], windows[p + 2, 2], windows[p + 3, 2])
-            p0, p1, p2, p3 = windows[p, 0], windows[p + 1, 0], windows[p + 2, 0], windows[p + 3, 0]
-            dots(
-                lowered[p0 + low : p0 + high],
-                lowered[p1 + low : p1 + high],
-                lowered[p2 + low : p2 + high],
-                lowered[p3 + low : p3 + high],
-                w0[low:high],
-                w1[low:high],
-                w2[low:high],
-                w3[low:high],
-                results,
-                p,
-                q,
-            )
+            starts, low, length = tile_of(windows, p, column_step)
+            dots(lowered, starts, weights, row + low, terms, length, results, p, q)
 
 
 @njit
 def add_block(lowered, windows, count, dys, first, end, column_step, packed, first_row):
     """packed[first_row + q] += sum over the block's windows m of dys[m, q] * window m, for first <= q < end."""
+    terms, gradients = packed.shape[1], packed.reshape(-1)
     whole = count - count % TILE
     for q in range(first, end, TILE):
-        r0, r1 = packed[first_row + q], packed[first_row + q + 1]
-        r2, r3 = packed[first_row + q + 2], packed[first_row + q + 3]
+        row = (first_row + q) * terms
         for p in range(0, whole, TILE):
-            low = column_step * min(windows[p, 1], windows[p + 1, 1], windows[p + 2, 1], windows[p + 3, 1])
-            high = column_step * max(windows[p, 2], windows[p + 1, 2], windows[p + 2, 2], windows[p + 3, 2])
-            p0, p1, p2, p3 = windows[p, 0], windows[p + 1, 0], windows[p + 2, 0], windows[p + 3, 0]
-            add_outer(
-                dys[p],
-                dys[p + 1],
-                dys[p + 2],
-                dys[p + 3],
-                q,
-                lowered[p0 + low : p0 + high],
-                lowered[p1 + low : p1 + high],
-                lowered[p2 + low : p2 + high],
-                lowered[p3 + low : p3 + high],
-                r0[low:high],
-                r1[low:high],
-                r2[low:high],
-                r3[low:high],
-            )
+            starts, low, length = tile_of(windows, p, column_step)
+            add_outer(dys, p, q, lowered, starts, gradients, row + low, terms, length)
         for p in range(whole, count):
             start, low, high = windows[p, 0], column_step * windows[p, 1], column_step * windows[p, 2]
             for j in range(TILE):
@@ -166,12 +154,11 @@ def finish_block(results, count, first, group, b, relu, record, out):
 @njit
 def take_block(dy, count, first, group, outer, dys):
     """dys[m, q] = output gradient of window m of the block; zero where a tile has more rows than the group."""
-    columns = dy.shape[2]
+    source, target = dy.reshape(-1), dys.reshape(-1)
+    filters, width = dy.shape[3], dys.shape[1]
     for m in range(count):
-        line, j = divmod(first + m, columns)
-        n, i = divmod(line, dy.shape[1])
-        copy(dy[n, i, j], group * outer, dys[m], 0, outer)
-        clear(dys[m], outer, dys.shape[1] - outer)
+        copy(source, (first + m) * filters + group * outer, target, m * width, outer)
+        clear(target, m * width + outer, width - outer)
 
 
 @njit

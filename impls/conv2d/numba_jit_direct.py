@@ -41,27 +41,31 @@ def columns_per_residue(columns):
 def lay_out(x, first, count, group, record, strip):
     """Copy the image rows under output rows ``first`` to ``first + count`` to the strip, column by column."""
     problem = record[0]
-    rows, columns, inner = problem.rows, problem.columns, problem.inner
-    step = problem.column_step
-    length = problem.lowered // step // max(problem.pixels // columns.out, 1) if step else 0
+    rows, columns, inner, channels = problem.rows, problem.columns, problem.inner, x.shape[3]
+    source, step = x.reshape(-1), problem.column_step
+    used = rows.taps * inner
+    if step == 0:
+        return
+    length = problem.lowered // (problem.pixels // columns.out * step)
     per_residue = length // columns.dilation
     for r in range(count):
         n, i = divmod(first + r, rows.out)
         top = i * rows.stride - rows.pad
-        for position in range(length):
-            residue, index = divmod(position, per_residue)
-            v = index * columns.dilation + residue - columns.pad
-            column = strip[(r * length + position) * step : (r * length + position + 1) * step]
-            if v < 0 or v >= columns.side:
-                clear(column, 0, step)
-                continue
-            for s in range(rows.taps):
-                h = top + s * rows.dilation
-                if 0 <= h < rows.side:
-                    copy(x[n, h, v], group * inner, column, s * inner, inner)
-                else:
-                    clear(column, s * inner, inner)
-            clear(column, rows.taps * inner, step - rows.taps * inner)
+        for residue in range(columns.dilation):
+            for index in range(per_residue):
+                at = ((r * columns.dilation + residue) * per_residue + index) * step
+                v = index * columns.dilation + residue - columns.pad
+                if v < 0 or v >= columns.side:
+                    clear(strip, at, step)
+                    continue
+                for s in range(rows.taps):
+                    h = top + s * rows.dilation
+                    if 0 <= h < rows.side:
+                        start = ((n * rows.side + h) * columns.side + v) * channels + group * inner
+                        copy(source, start, strip, at + s * inner, inner)
+                    else:
+                        clear(strip, at + s * inner, inner)
+                clear(strip, at + used, step - used)
 
 
 @njit

@@ -33,32 +33,32 @@ BLOCK_BYTES = 256 << 10
 def unroll(x, first, count, group, record, lowered):
     """Copy windows ``first`` to ``first + count`` of one group to rows; taps on padding are zeros."""
     problem = record[0]
-    rows, columns, inner = problem.rows, problem.columns, problem.inner
-    contiguous = columns.dilation == 1 and problem.groups == 1
+    rows, columns, inner, channels = problem.rows, problem.columns, problem.inner, x.shape[3]
+    source, contiguous = x.reshape(-1), columns.dilation == 1 and problem.groups == 1
+    used = rows.taps * problem.row_step
     for m in range(count):
         line, j = divmod(first + m, columns.out)
         n, i = divmod(line, rows.out)
         top, left = i * rows.stride - rows.pad, j * columns.stride - columns.pad
-        row = lowered[m * problem.terms : (m + 1) * problem.terms]
         for s in range(rows.taps):
-            at = s * problem.row_step
+            at = m * problem.terms + s * problem.row_step
             h = top + s * rows.dilation
+            start = ((n * rows.side + h) * columns.side + left) * channels + group * inner
             if h < 0 or h >= rows.side:
-                clear(row, at, problem.row_step)
+                clear(lowered, at, problem.row_step)
             elif contiguous:
                 low, high = min(max(0, -left), columns.taps), max(0, min(columns.taps, columns.side - left))
-                clear(row, at, low * inner)
-                copy(x[n, h].reshape(-1), (left + low) * inner, row, at + low * inner, (high - low) * inner)
-                clear(row, at + high * inner, (columns.taps - high) * inner)
+                clear(lowered, at, low * inner)
+                copy(source, start + low * inner, lowered, at + low * inner, (high - low) * inner)
+                clear(lowered, at + high * inner, (columns.taps - high) * inner)
             else:
                 for t in range(columns.taps):
-                    v = left + t * columns.dilation
-                    if 0 <= v < columns.side:
-                        copy(x[n, h, v], group * inner, row, at + t * inner, inner)
+                    moved = t * columns.dilation
+                    if 0 <= left + moved < columns.side:
+                        copy(source, start + moved * channels, lowered, at + t * inner, inner)
                     else:
-                        clear(row, at + t * inner, inner)
-        used = rows.taps * problem.row_step
-        clear(row, used, problem.terms - used)
+                        clear(lowered, at + t * inner, inner)
+        clear(lowered, m * problem.terms + used, problem.terms - used)
 
 
 @njit
