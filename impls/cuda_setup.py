@@ -88,7 +88,7 @@ class CudaPlan(Plan):
     @classmethod
     def allocate(cls, count: int) -> Any:
         """Scratch memory on the device; None where none is needed, since a driver refuses zero bytes."""
-        return CUDA.empty((count,), "uint8") if count else None
+        return cuda.device_array((count,), "uint8") if count else None
 
     def prepare(self) -> None:
         """Compile what the planned directions launch."""

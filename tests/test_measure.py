@@ -23,6 +23,14 @@ def session():
         yield made
 
 
+def within_seconds(seconds, condition):
+    """Whether something becomes true soon: signals are not instantaneous."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_every_implementation_of_an_operation_gets_a_row_per_direction(session):
     for job in jobs(Suite("one", (DENSE, POOL)), Selection(competitors=("none",))):
         rows = session.run(job.case, job.direction, job.names, budget_s=0.3)
@@ -80,7 +88,7 @@ def test_a_worker_that_was_killed_is_a_row_and_is_replaced(session):
 def test_workers_stand_still_while_another_measures(session):
     session.verify(DENSE, "forward", ("numpy",))
     process = psutil.Process(session._pool._workers["numpy"]._process.pid)
-    assert process.status() == psutil.STATUS_STOPPED
+    assert within_seconds(5, lambda: process.status() == psutil.STATUS_STOPPED)
 
 
 def test_workers_end_with_their_session():
@@ -89,8 +97,5 @@ def test_workers_end_with_their_session():
         pid = made._pool._workers["numpy"]._process.pid
         folder = made._folder
         assert psutil.pid_exists(pid)
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not psutil.pid_exists(pid)
+    assert within_seconds(5, lambda: not psutil.pid_exists(pid))
     assert not folder.exists()
