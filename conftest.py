@@ -1,8 +1,14 @@
-"""What pytest runs: tests by default, benchmarks with --benchmark-only; and the options of the benchmarks."""
+"""What pytest runs: tests by default, benchmarks with --benchmark-only; and what must not be skipped where."""
 
+import os
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent
+
+REQUIRED = {"LAYERBENCH_REQUIRE_DATA": "LAYERBENCH_DATA", "LAYERBENCH_REQUIRE_CUDA": "CUDA device"}
+"""A variable that is set, and the words in the reason of a skip that is then a failure."""
 
 
 def pytest_addoption(parser):
@@ -16,3 +22,14 @@ def pytest_ignore_collect(collection_path, config):
     """Tests and benchmarks are never collected together."""
     folder = "tests" if config.getoption("--benchmark-only") else "bench"
     return True if ROOT / folder in (collection_path, *collection_path.parents) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A skip for want of what is required here is a failure."""
+    report = yield
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if any(os.environ.get(variable) and words in reason for variable, words in REQUIRED.items()):
+            report.outcome = "failed"
+    return report
