@@ -94,7 +94,7 @@ def correlate(x, b, relu, record, windows, packed, lowered, results, out):
 
 
 @njit
-def accumulate_share(worker, x, dy, record, windows, packed, sums, lowered, results):
+def accumulate_share(worker, x, dy, record, windows, packed, lowered, results, sums):
     """One worker's part of the batch and share of the filters in ``accumulate``."""
     problem = record[0]
     width = problem.columns.out
@@ -117,10 +117,10 @@ def accumulate_share(worker, x, dy, record, windows, packed, sums, lowered, resu
 
 
 @njit(parallel=True)
-def accumulate(x, dy, record, windows, packed, sums, lowered, results):
+def accumulate(x, dy, record, windows, packed, lowered, results, sums):
     """Fill packed and sums with partial sums of the gradients of weights and bias."""
     for worker in prange(len(lowered)):
-        accumulate_share(np.int64(worker), x, dy, record, windows, packed, sums, lowered, results)
+        accumulate_share(np.int64(worker), x, dy, record, windows, packed, lowered, results, sums)
 
 
 class NumbaJitDirect(CorrelationPlan):
