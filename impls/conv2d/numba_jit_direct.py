@@ -1,4 +1,4 @@
-"""The definition in loops: every output is one run over its window, read where it lies.
+"""The definition in loops: every output is one sum along its window; no im2col.
 
 For a few output rows at a time, the rows of the image under their windows are copied side by side, column by column
 (taps of one column, then channels). Every window is then one contiguous stretch of that strip, and neighbouring
