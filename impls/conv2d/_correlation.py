@@ -11,7 +11,7 @@ Compiled kernels take a problem and its layout as one record of integers (``reco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,12 @@ from impls.contract import FLOAT32, Plan
 from impls.conv2d import _tiles
 from impls.conv2d._tiles import LANES, TILE
 from impls.numba_setup import numba
-from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec
+
+MOST_BYTES = 32 << 20
+"""Of the blocks of all workers together, and of the partial sums of all parts together."""
+UNBOUNDED = 1 << 30
+"""A batch beyond which no scratch memory grows."""
 
 
 class Axis(NamedTuple):
@@ -171,19 +176,19 @@ class Step:
     source, and the end of those."""
     packed: np.ndarray
     """(parts, packed rows, terms): weights, or partial sums of their gradient."""
-    sums: np.ndarray
-    """(parts, packed rows): partial sums of the bias gradient."""
     lowered: np.ndarray
     """(workers, floats): a block of windows for each worker."""
     results: np.ndarray
-    """(workers, pixels of a block, outer), both rounded up to whole tiles."""
+    """(workers, pixels of a block, outer), both rounded up to whole tiles: results, or the dy of a block."""
+    sums: np.ndarray
+    """(parts, packed rows): partial sums of the bias gradient."""
 
 
 class CorrelationPlan(Plan):
     """Turns a spec into steps; a subclass gives the layout, the windows, and the two compiled loops.
 
     ``correlate(x, b, relu, record, windows, packed, lowered, results, out)`` fills the pixels of out.
-    ``accumulate(x, dy, record, windows, packed, sums, lowered, results)`` fills packed and sums.
+    ``accumulate(x, dy, record, windows, packed, lowered, results, sums)`` fills packed and sums.
     """
 
     spec: ConvSpec
@@ -203,22 +208,32 @@ class CorrelationPlan(Plan):
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
-        return max((4 * sum(map(np.prod, cls._shapes(p, d))) for d in directions for p in problems(spec, d)), default=0)
+        """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
+        needs = [
+            ITEMSIZE[FLOAT32] * sum(map(prod, cls._shapes(problem._replace(batch=UNBOUNDED), direction)))
+            for direction in directions
+            for problem in problems(spec, direction)
+        ]
+        return max(needs, default=0)
 
     @classmethod
     def _shapes(cls, problem: Problem, direction: str) -> list[tuple[int, ...]]:
-        """Shapes of packed, sums, lowered and results."""
+        """Shapes of packed, lowered, results and sums; all but the last keep what follows them aligned."""
         layout = cls.layout(problem)
-        parts, workers = 1, min(numba.get_num_threads(), -(-problem.pixels // layout.pixels))
+        lowered = round_up(layout.lowered, LANES)
         if direction == GRAD_WEIGHTS:
             parts, splits = division(problem, layout)
             workers = parts * splits
+        else:
+            parts, blocks = 1, -(-problem.pixels // layout.pixels)
+            room = MOST_BYTES // (ITEMSIZE[FLOAT32] * max(lowered, 1))
+            workers = max(1, min(numba.get_num_threads(), blocks, room))
         rows = problem.packed_rows
         return [
             (parts, rows, layout.terms),
-            (parts, rows),
-            (workers, round_up(layout.lowered, LANES)),
+            (workers, lowered),
             (workers, round_up(layout.pixels, TILE), rows // problem.groups),
+            (parts, rows),
         ]
 
     def prepare(self):
@@ -248,7 +263,7 @@ class CorrelationPlan(Plan):
 
     def grad_weights(self, x, dy, dw, db):
         (s,) = self._steps[GRAD_WEIGHTS]
-        self.accumulate(x, dy, s.record, s.windows, s.packed, s.sums, s.lowered, s.results)
+        self.accumulate(x, dy, s.record, s.windows, s.packed, s.lowered, s.results, s.sums)
         _tiles.reduce_parts(s.packed, s.sums)
         _tiles.unpack(s.packed[0], s.sums[0], s.record, dw, self._no_db if db is None else db)
 
@@ -257,12 +272,14 @@ def division(problem: Problem, layout: Layout) -> tuple[int, int]:
     """(parts, splits) of the weight gradient: parts of the batch with sums of their own, splits of the filters.
 
     A function of the problem alone, so that the order of additions does not depend on the number of threads. A part
-    pays for zeroing and adding up its sums: it gets at least 1024 windows, and all parts together at most 32 MB.
+    pays for clearing and adding up its sums: it gets at least 1024 windows. A split pays for copying the windows once
+    more: filters are split only where there are too few parts. Parts are a power of two, so that the memory of
+    parts and splits together never shrinks as the batch grows.
     """
-    size = 4 * problem.packed_rows * layout.terms
-    parts = max(1, min(32, problem.pixels // 1024, (32 << 20) // max(size, 1)))
-    splits = max(1, min(8 // parts, -(-problem.outer // TILE)))
-    return parts, splits
+    size = ITEMSIZE[FLOAT32] * max(1, problem.packed_rows * layout.terms)
+    parts = max(1, min(16, problem.pixels // 1024, MOST_BYTES // size))
+    parts = 1 << parts.bit_length() - 1
+    return parts, max(1, min(4 // parts, -(-problem.outer // TILE)))
 
 
 def float32_only(spec: ConvSpec, direction: str) -> str | None:

@@ -3,7 +3,7 @@
 Both loops take four windows and four packed rows of weights (or of their gradient), all contiguous. ``dots`` sums
 along the window: its sixteen sums stay in vector registers and are added across lanes once at the end. ``add_outer``
 runs along the rows of the gradient and adds four windows to each of four rows in a pass. A parallel loop
-here only calls a function with its index: the index is unsigned, and records cannot be captured.
+only calls a function with its index, made signed: numba's index is unsigned, and its parallel loops take no records.
 
 Offsets in the innermost loops are unsigned: a signed index is tested for being negative at every access, and slices
 instead of offsets cost more than a short loop itself.

@@ -1,4 +1,4 @@
-"""The definition in loops: every output is one run over its window, read where it lies.
+"""The definition in loops: every output is one sum along its window; no im2col.
 
 For a few output rows at a time, the rows of the image under their windows are copied side by side, column by column
 (taps of one column, then channels). Every window is then one contiguous stretch of that strip, and neighbouring
@@ -94,7 +94,7 @@ def correlate(x, b, relu, record, windows, packed, lowered, results, out):
 
 
 @njit
-def accumulate_share(worker, x, dy, record, windows, packed, sums, lowered, results):
+def accumulate_share(worker, x, dy, record, windows, packed, lowered, results, sums):
     """One worker's part of the batch and share of the filters in ``accumulate``."""
     problem = record[0]
     width = problem.columns.out
@@ -117,10 +117,10 @@ def accumulate_share(worker, x, dy, record, windows, packed, sums, lowered, resu
 
 
 @njit(parallel=True)
-def accumulate(x, dy, record, windows, packed, sums, lowered, results):
+def accumulate(x, dy, record, windows, packed, lowered, results, sums):
     """Fill packed and sums with partial sums of the gradients of weights and bias."""
     for worker in prange(len(lowered)):
-        accumulate_share(np.int64(worker), x, dy, record, windows, packed, sums, lowered, results)
+        accumulate_share(np.int64(worker), x, dy, record, windows, packed, lowered, results, sums)
 
 
 class NumbaJitDirect(CorrelationPlan):

@@ -86,7 +86,7 @@ def correlate(x, b, relu, record, windows, packed, lowered, results, out):
 
 
 @njit
-def accumulate_share(worker, x, dy, record, windows, packed, sums, lowered, results):
+def accumulate_share(worker, x, dy, record, windows, packed, lowered, results, sums):
     """One worker's part of the batch and share of the filters in ``accumulate``."""
     problem = record[0]
     pixels = problem.batch * problem.rows.out * problem.columns.out
@@ -108,10 +108,10 @@ def accumulate_share(worker, x, dy, record, windows, packed, sums, lowered, resu
 
 
 @njit(parallel=True)
-def accumulate(x, dy, record, windows, packed, sums, lowered, results):
+def accumulate(x, dy, record, windows, packed, lowered, results, sums):
     """Fill packed and sums with partial sums of the gradients of weights and bias."""
     for worker in prange(len(lowered)):
-        accumulate_share(np.int64(worker), x, dy, record, windows, packed, sums, lowered, results)
+        accumulate_share(np.int64(worker), x, dy, record, windows, packed, lowered, results, sums)
 
 
 class NumbaJitGemm(CorrelationPlan):
