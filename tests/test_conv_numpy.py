@@ -47,7 +47,7 @@ def offered(name):
 
 
 PECULIAR = {
-    "one kernel row is dilated": "2x9x7x4,k1x3,f6,d3x2",
+    "one kernel row, dilated, with a stride": "2x9x7x4,k1x3,f6,s3x1,d3x2",
     "dilated rows with a stride": "2x9x8x4,k3x2,f6,s2x1,d2x1",
     "padding wider than the kernel": "2x5x4x2,k2x3,f3,p6:3:4:7",
     "stride longer than the kernel": "3x11x9x2,k2x1,f3,s3x4,valid",
