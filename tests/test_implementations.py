@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench.check import ROUNDOFF, SMALLEST_NORMAL
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench import inputs, local
+from bench.check import ROUNDOFF, SMALLEST_NORMAL
 from impls import OPS, Case, Unavailable, get, names, parse, reference
 from impls.contract import FFT, Implementation
 from impls.devices import CPU

@@ -7,11 +7,11 @@ import pkgutil
 import sys
 
 import pytest
-from tests.plugins import forget, install
 
 import impls
 from bench import local
 from impls import OPS, SpecError, Unavailable, parse_case, registry
+from tests.plugins import forget, install
 
 RIGHT = """
 import numpy as np
