@@ -2,8 +2,8 @@
 
 Kernels below a size are summed directly, in the type of the image and skipping zero weights. From that size on OpenCV
 multiplies spectra instead, in float64 even for float32 images. The size stands in OpenCV's source
-(modules/imgproc/src/filter.dispatch.cpp, since 2.x): 130 pixels of a dilated kernel for float32 where the processor
-has SSE3, 50 otherwise and for float64.
+(modules/imgproc/src/filter.dispatch.cpp; found again by trial in 5.0): 130 pixels of a dilated kernel for float32
+where the processor has SSE3, 50 otherwise and for float64.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ BLOCK_ROWS = 256
 LIMIT_BYTES = 16 << 20
 """The largest part of the scratch; only a single column, or image row, that needs more gets more."""
 
-DENSE_BUILD = 50
-"""Products that take as long as writing one number of ``Dense``'s matrix (measured: 40 to 60)."""
+DENSE_BUILD = 16
+"""Products that take as long as writing one number of ``Dense``'s matrix (measured: 4 to 16 on one core)."""
 
 
 class Lowering:
