@@ -30,10 +30,10 @@ PROBLEMS = [
 ]
 
 LARGE = {
-    "conv2d": "64x16x16x16,k3x3,f16",
+    "conv2d": "64x16x16x16,k3x3,f16,relu",
     "maxpool2d": "512x16x16x16,pool2x2",
     "avgpool2d": "512x16x16x16,pool3x3,s2x2,same",
-    "dense": "8192x64,u64",
+    "dense": "8192x64,u64,relu",
 }
 """Batches beyond every block, and arrays far beyond what a call needs for itself."""
 
