@@ -36,7 +36,7 @@ SHAPES = {
         "even kernel": "2x6x7x3,k4x2,f5",
         "one row": "2x1x9x3,k1x3,f4",
         "one column": "2x9x1x3,k5x3,f4",
-        "odd sizes past a tile edge": "3x17x19x33,k3x3,f65",
+        "odd sizes past a tile edge": "2x9x11x33,k3x3,f35",
         "more samples than pixels": "37x2x2x3,k3x3,f4",
         "batch of one": "1x6x7x4,k3x3,f5",
         "one channel first layer": "3x12x11x1,k5x5,f8",

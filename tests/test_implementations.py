@@ -30,25 +30,38 @@ PROBLEMS = [
 ]
 
 LARGE = {
-    "conv2d": "64x16x16x16,k3x3,f16",
+    "conv2d": "64x16x16x16,k3x3,f16,relu",
     "maxpool2d": "512x16x16x16,pool2x2",
     "avgpool2d": "512x16x16x16,pool3x3,s2x2,same",
-    "dense": "8192x64,u64",
+    "dense": "8192x64,u64,relu",
 }
 """Batches beyond every block, and arrays far beyond what a call needs for itself."""
 
+MOST_SCRATCH_BYTES = 64 * 2**20
+
+ALLOCATES = {("conv2d", "scipy"): "scipy.signal has no argument for an array to fill"}
+
 MAY_DROP_NAN = {("maxpool2d", "cv2"): "OpenCV's maximum of a number and NaN depends on their order"}
+
+
+def refusal(op: str, name: str, spec, direction: str) -> str | None:
+    """None, or the reason why this problem cannot be computed here, be it a missing library."""
+    try:
+        return get(op, name).supports(spec, direction)
+    except Unavailable as error:
+        return str(error)
 
 
 def usable(op: str, name: str) -> Implementation:
     """The implementation, or a skip with the reason; a failure where a GPU is required and missing."""
     try:
         implementation = get(op, name)
-    except Unavailable as reason:
-        pytest.skip(f"{name}: {reason}")
-    if reason := implementation.missing():
-        if implementation.device is not CPU and os.environ.get("LAYERBENCH_REQUIRE_CUDA") == "1":
-            pytest.fail(f"{name} is required: {reason}")
+        reason = implementation.missing()
+    except Unavailable as error:
+        reason = str(error)
+    if reason and "cuda" in name and os.environ.get("LAYERBENCH_REQUIRE_CUDA") == "1":
+        pytest.fail(f"{name} is required: {reason}")
+    if reason:
         pytest.skip(f"{name}: {reason}")
     return implementation
 
@@ -71,12 +84,11 @@ def test_every_value_is_within_its_bound_and_nothing_else_is_touched(op, name, d
 @pytest.mark.parametrize("op", OPS)
 def test_every_awkward_shape_is_computed_by_somebody_in_every_direction(op):
     """A shape that all of them refuse would be tested by none."""
-    implementations = [get(op, name) for name in names(op)]
     refused = [
         (shape, direction)
         for shape, text in SHAPES[op].items()
         for direction in directions_of(op)
-        if all(i.device is not CPU or i.supports(parse(op, text), direction) for i in implementations)
+        if all(refusal(op, name, parse(op, text), direction) for name in names(op))
     ]
     assert refused == []
 
@@ -103,18 +115,32 @@ def test_what_scratch_memory_held_before_does_not_matter(op, name):
 
 
 @pytest.mark.parametrize(("op", "name"), IMPLEMENTATIONS)
-def test_a_call_allocates_nothing_of_the_size_of_the_batch(op, name):
-    """Python's own memory and NumPy's are traced; scratch does not grow with the batch."""
+def test_scratch_is_bounded_and_does_not_grow_with_the_batch(op, name):
     implementation = usable(op, name)
+    spec = parse(op, LARGE[op])
+    for direction in implementation.directions:
+        if implementation.supports(spec, direction) is None:
+            sizes = {
+                implementation.plan_type.scratch_bytes(replace(spec, batch=batch), (direction,))
+                for batch in (2**14, 2**15)
+            }
+            assert len(sizes) == 1
+            assert max(sizes) <= MOST_SCRATCH_BYTES
+
+
+@pytest.mark.parametrize(("op", "name"), IMPLEMENTATIONS)
+def test_a_call_allocates_nothing_of_the_size_of_the_batch(op, name):
+    """Of Python's own memory and NumPy's, which are traced."""
+    implementation = usable(op, name)
+    if reason := ALLOCATES.get((op, name)):
+        pytest.skip(f"{name}: {reason}")
     if implementation.device is not CPU:
         pytest.skip(f"{name}: its memory is not the host's")
     spec = parse(op, LARGE[op])
-    larger = replace(spec, batch=4 * spec.batch)
     for direction in implementation.directions:
         if implementation.supports(spec, direction):
             continue
         plan = implementation.plan(spec, (direction,))
-        assert plan.workspace_bytes == implementation.plan_type.scratch_bytes(larger, (direction,))
         arrays = inputs.make(Case(op, spec), direction, inputs.DENSE, seed=3)
         outputs = [np.empty(a.shape, spec.dtype) for a in arguments(spec, direction) if a.is_output]
         call = plan.bind(direction, *arrays, *outputs)

@@ -17,6 +17,9 @@ ROOF = ("bench/cli.py", "bench/__main__.py")
 """They may import everything, and nothing but each other imports them."""
 
 HEAVY = {"tensorflow", "keras", "torch", "jax", "cupy", "numba.cuda"}
+ON_REQUEST = ("impls/cuda_setup.py",)
+"""Imported by nothing but CUDA implementations, and these by nothing but the registry when it is asked for them."""
+
 MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -60,9 +63,14 @@ def test_imports_run_one_way(path):
     assert not imported(ast.walk(tree(path))) & {*above, "tests", "bench.cli", "bench.__main__"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in ON_REQUEST], ids=name_of)
 def test_no_module_imports_a_heavy_library_when_it_is_imported(path):
     assert not imported(at_import_time(tree(path))) & HEAVY
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if not p.name.startswith("numba_cuda_")], ids=name_of)
+def test_only_cuda_implementations_import_what_imports_cuda(path):
+    assert "impls.cuda_setup" not in imported(ast.walk(tree(path)))
 
 
 @pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)
@@ -79,6 +87,6 @@ def test_every_folder_with_modules_is_a_package_that_is_listed():
 
 def test_names_are_known_without_importing_a_library():
     """Listing answers at once: neither numba nor OpenCV nor a competitor's library is imported for it."""
-    program = "import sys\nfrom impls import *\nfor op in OPS: names(op), competitors(op)\nprint(*sys.modules)"
+    program = "import sys\nfrom impls import *\nfor op in OPS: names(op), rivals(op)\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not set(run.stdout.split()) & {*HEAVY, "numba", "cv2", "scipy", "pandas"}

@@ -85,7 +85,7 @@ class NumbaAverage(Plan):
         spec = self.spec
         counted = counts(spec)[..., 0].astype(np.float32)
         lines = self.scratch((PARTS, _line_length(spec)))
-        self.rest = (counted, spec.pool, spec.step, (spec.pads[0][0], spec.pads[1][0]), lines)
+        self.geometry = (counted, spec.pool, spec.step, (spec.pads[0][0], spec.pads[1][0]), lines)
         nothing = np.empty((0, 1, 1, 1), np.float32)
         if FORWARD in self.directions:
             self.forward(nothing, nothing)
@@ -93,10 +93,10 @@ class NumbaAverage(Plan):
             self.grad_input(nothing, nothing, nothing, nothing)
 
     def forward(self, x, out):
-        forward(x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]), out, *self.rest)
+        forward(x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]), out, *self.geometry)
 
     def grad_input(self, x, y, dy, dx):
-        grad_input(dy, dx, *self.rest)
+        grad_input(dy, dx, *self.geometry)
 
 
 def _line_length(spec):
