@@ -180,8 +180,7 @@ def run(
     """
     from bench.jobs import in_suite, missing
     from bench.results import Store, write_csv, write_json
-    from reports.formats import rich_table
-    from reports.tables import summary
+    from reports import formats, tables
 
     threads = options.pop("threads")
     suite, _, wanted = _wanted(**options)
@@ -216,7 +215,7 @@ def run(
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, current, rows)
-    _print(rich_table(summary(current, rows)))
+    formats.show(tables.brief(current, rows), _console())
     click.echo(f"\nrun {current.id} is in {db}; every case: layerbench report --db {shlex.quote(db)}")
     if interrupted:
         click.echo(f"stopped: {len(rows)} rows are kept; go on with the same command and --resume", err=True)
@@ -264,7 +263,7 @@ def report(
         return
     shown = tables.report(found, rows, pivot, with_published)
     if form == "table":
-        _print(formats.renderable(shown))
+        formats.show(shown, _console())
     else:
         click.echo(formats.text(shown, form), nl=False)
 
