@@ -11,6 +11,7 @@ Compiled kernels take a problem and its layout as one record of integers (``reco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import gcd, prod
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from impls.contract import FLOAT32, Plan
 from impls.conv2d import _tiles
 from impls.conv2d._tiles import LANES, TILE
 from impls.numba_setup import numba
-from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec, arguments
 
 MOST_BYTES = 32 << 20
 """Of the blocks of all workers together, and of the partial sums of all parts together."""
@@ -184,6 +185,17 @@ class Step:
     """(parts, packed rows): partial sums of the bias gradient."""
 
 
+SMALLEST = ConvSpec(1, 1, 1, 1, 1, (1, 1))
+"""One product: what the loops are compiled on, since their types do not depend on the shapes."""
+
+
+@cache
+def compile_loops(plan_type: type[CorrelationPlan], direction: str) -> None:
+    """Have numba compile a direction's loops, or load them from its cache, by running them on one product."""
+    shapes = [argument.shape for argument in arguments(SMALLEST, direction)]
+    plan_type(SMALLEST, (direction,)).bind(direction, *(np.ones(shape, FLOAT32) for shape in shapes))()
+
+
 class CorrelationPlan(Plan):
     """Turns a spec into steps; a subclass gives the layout, the windows, and the two compiled loops.
 
@@ -240,6 +252,9 @@ class CorrelationPlan(Plan):
         self._steps = {d: [self._step(p, d) for p in problems(self.spec, d)] for d in self.directions}
         self._no_bias = np.zeros(max(self.spec.filters, self.spec.channels), FLOAT32)
         self._no_db = np.empty(self.spec.filters, FLOAT32)
+        if self.spec != SMALLEST:
+            for direction in self.directions:
+                compile_loops(type(self), direction)
 
     def _step(self, problem: Problem, direction: str) -> Step:
         layout = self.layout(problem)
