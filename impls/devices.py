@@ -62,7 +62,7 @@ def _cuda_missing() -> str | None:
         from numba import config, cuda
     except ImportError as error:
         return f"numba's CUDA target cannot be imported: {error}"
-    if config.ENABLE_CUDASIM:  # type: ignore[attr-defined]  # set while numba is imported
+    if config.ENABLE_CUDASIM:
         return None
     if not cuda.is_available():
         return "no CUDA device or driver is visible"
