@@ -112,6 +112,7 @@ class Session:
         contenders = [self._enter(case, direction, name) for name in names]
         self._check(case, direction, contenders, budget_s=None)
         self._check_dense(case, direction, contenders, count=1)
+        self._pool.release()
         return [c.row for c in contenders]
 
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
@@ -121,6 +122,7 @@ class Session:
         count = 3 if traffic(case.spec, direction) <= SET_BYTES else 2
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
+        self._pool.release()
         return _finished(case, direction, contenders, self.precision)
 
     # --- one implementation, one question ---

@@ -153,6 +153,17 @@ class Pool:
             else:
                 self._workers[name].pause()
 
+    def release(self) -> None:
+        """Have every worker drop its plan and arrays. One that cannot is replaced at the next request."""
+        for name, worker in tuple(self._workers.items()):
+            worker.resume()
+            try:
+                worker.ask("release", CALL_SECONDS)
+            except Failure:
+                self._workers.pop(name).kill()
+            else:
+                worker.pause()
+
     def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask one worker while all others stand still. Raises Failure; that worker is gone then."""
         worker = self._workers.get(name) or WorkerProcess(op, name, self.threads)
