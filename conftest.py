@@ -14,7 +14,7 @@ REQUIRED = {"LAYERBENCH_REQUIRE_DATA": "LAYERBENCH_DATA", "LAYERBENCH_REQUIRE_CU
 def pytest_addoption(parser):
     """Choose what is benchmarked."""
     group = parser.getgroup("layerbench")
-    group.addoption("--suite", default="quick", help="suite or file of cases to benchmark (default: quick)")
+    group.addoption("--suite", default="quick", help="suite to benchmark, or --suite=FILE of cases (default: quick)")
     group.addoption("--impl", action="append", default=[], help="benchmark only this implementation; may be repeated")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.inputs import DENSE, INTEGERS
+from bench.inputs import INTEGERS
 from impls import Case, reference
 from impls.contract import FFT, FLOAT64
 from impls.conv2d.reference import groups
@@ -123,12 +123,11 @@ def judge_exact(case: Case, direction: str, outputs: Sequence[Array | None], tru
     return judgement if judgement.bounds == 0 else Judgement(math.inf, judgement.where)
 
 
-def needs_exact(case: Case, direction: str, design: str, algorithm: str, arithmetic: str) -> bool:
+def needs_exact(case: Case, direction: str, design: str, algorithm: str) -> bool:
     """Whether this design leaves no room for rounding: integer sums that are not FFTs, and every maximum.
 
     Averages of integers are rounded by their division; a max-pooling gradient of overlapping windows is a sum.
     """
-    del arithmetic
     if case.op == "avgpool2d":
         return False
     if case.op == "maxpool2d" and direction == FORWARD:
@@ -162,7 +161,7 @@ def verdict(
     arithmetic: str,
 ) -> Judgement:
     """Judge one result of one design: exactly where exactness is due, else by the bound."""
-    if needs_exact(case, direction, design, algorithm, arithmetic):
+    if needs_exact(case, direction, design, algorithm):
         return judge_exact(case, direction, outputs, truth)
     limits = bound(case, direction, inputs, truth, algorithm, arithmetic)
     judgement = judge(case, direction, outputs, truth, limits)
@@ -258,17 +257,3 @@ def _map(function: Any, array: Array | None) -> Array | None:
 
 def _indicator(array: Array) -> Array:
     return np.asarray(array != 0, np.float64)
-
-
-__all__ = [
-    "DENSE",
-    "Expected",
-    "Judgement",
-    "bound",
-    "dense_error",
-    "expected",
-    "judge",
-    "judge_exact",
-    "needs_exact",
-    "verdict",
-]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -188,9 +189,8 @@ def run(
     if seconds <= 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
     store = Store(db)
-    current = store.run() if resume else _begin(store, suite, threads, options["seed"])
-    if resume:
-        _require_same(current, suite)
+    wished = _new_run(suite, threads, options["seed"])
+    current = _latest_like(store, wished) if resume else store.start(wished)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
     todo = missing(wanted, before)
     if resume:
@@ -205,8 +205,8 @@ def run(
 
     interrupted = False
     with _session(current.threads, current.seed) as session:
-        session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
         try:
+            session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
         except KeyboardInterrupt:
             interrupted = True
@@ -341,39 +341,43 @@ def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
     return grid
 
 
-def _begin(store: Store, suite: Suite, threads: int | None, seed: int) -> Run:
-    """A new run in the store."""
+def _new_run(suite: Suite, threads: int | None, seed: int) -> Run:
+    """A run that begins now, not yet in the store."""
     from datetime import UTC, datetime
 
     from bench import machine
     from bench.results import Run
 
-    return store.start(
-        Run(
-            command=shlex.join(["layerbench", *sys.argv[1:]]),
-            suite=suite.name,
-            seed=seed,
-            threads=threads or machine.usable_cores(),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=machine.describe(),
-        )
+    return Run(
+        command=shlex.join(["layerbench", *sys.argv[1:]]),
+        suite=suite.name,
+        seed=seed,
+        threads=threads or machine.usable_cores(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine.describe(),
     )
 
 
-def _require_same(current: Run, suite: Suite) -> None:
-    """Raises UsageError if a run cannot be gone on with."""
-    from bench import machine
-
-    if current.suite != suite.name:
-        raise click.UsageError(f"run {current.id} is of suite {current.suite}, not {suite.name}; give --suite")
-    if current.machine.get("id") != machine.describe()["id"]:
-        raise click.UsageError(f"run {current.id} was made on another machine; start a new run without --resume")
+def _latest_like(store: Store, wished: Run) -> Run:
+    """The latest run. Raises UsageError if it differs in what all rows of a run have in common."""
+    current = store.run()
+    common = {name: (getattr(current, name), getattr(wished, name)) for name in ("suite", "seed", "threads")}
+    for name, key in (("machine", "id"), ("commit", "commit"), ("versions", "versions")):
+        common[name] = (current.machine.get(key), wished.machine[key])
+    for name, (stored, now) in common.items():
+        if stored != now:
+            raise click.UsageError(
+                f"run {current.id} cannot be gone on with: its {name} is {stored}, now it is {now}; "
+                "give the same options, or start a new run without --resume"
+            )
+    return current
 
 
 def _session(threads: int | None, seed: int) -> Any:
     from bench.machine import usable_cores
     from bench.measure import Session
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
     return Session(threads or usable_cores(), seed)
 
 
@@ -394,7 +398,7 @@ def _wanted(
 
     if suite and cases:
         raise SpecError("give --suite or --case, not both")
-    chosen = Suite("cases", tuple(map(parse_case, cases))) if cases else load(suite or "quick")
+    chosen = Suite("cases", tuple(dict.fromkeys(map(parse_case, cases)))) if cases else load(suite or "quick")
     if batch:
         chosen = with_batch(chosen, batch)
     selection = Selection(ops, implementations, directions, competitors)

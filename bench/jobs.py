@@ -41,10 +41,13 @@ class Selection:
         _require_known("competitor", self.competitors, (*_union(rivals(op) for op in ops), NONE))
 
     def names(self, op: str) -> tuple[str, ...]:
-        """The implementations and competitors of an operation that take part, ours first."""
+        """The implementations and competitors of an operation that take part, ours first.
+
+        Nobody takes part where none of the implementations that were named exists.
+        """
         ours = [n for n in names(op) if n in (self.implementations or (n,))]
         theirs = [n for n in rivals(op) if n in (self.competitors or (n,))]
-        return (*ours, *theirs)
+        return (*ours, *theirs) if ours else ()
 
 
 def jobs(suite: Suite, selection: Selection) -> tuple[Job, ...]:

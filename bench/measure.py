@@ -8,6 +8,7 @@ most differences that matter.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -22,8 +23,7 @@ import numpy.typing as npt
 
 from bench import arena, check, inputs, pool, statistics, timing
 from bench.results import Failure, Row
-from impls import Case, get
-from impls.contract import Implementation
+from impls import Case, Unavailable, get
 from impls.specs import traffic
 
 Array = npt.NDArray[Any]
@@ -51,15 +51,15 @@ SET_BYTES = 64 * 2**20
 class Contender:
     """One implementation on its way through a case and direction."""
 
-    implementation: Implementation
     row: Row
-    seconds: float = 0.0
+    seconds: float = math.inf
+    """The shortest call so far: the first ones of a plan may compile."""
     loops: int = 1
     samples: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return self.implementation.name
+        return self.row.implementation
 
     @property
     def is_running(self) -> bool:
@@ -98,9 +98,9 @@ class Session:
         """One result from the implementation's worker. Raises Failure with the status and reason of what went wrong."""
         contender = self._enter(case, direction, name)
         if contender.is_running:
-            self._plan(contender, case, direction)
+            self._plan(contender, case)
         if contender.is_running:
-            path = self._write(case, direction, "given", arrays)
+            path = self._write(case, "given", arrays)
             outputs = self._compute(contender, case, direction, path)
             path.unlink()
             if contender.is_running:
@@ -112,6 +112,7 @@ class Session:
         contenders = [self._enter(case, direction, name) for name in names]
         self._check(case, direction, contenders, budget_s=None)
         self._check_dense(case, direction, contenders, count=1)
+        self._pool.release()
         return [c.row for c in contenders]
 
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
@@ -121,30 +122,29 @@ class Session:
         count = 3 if traffic(case.spec, direction) <= SET_BYTES else 2
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
+        self._pool.release()
         return _finished(case, direction, contenders, self.precision)
 
     # --- one implementation, one question ---
 
     def _enter(self, case: Case, direction: str, name: str) -> Contender:
-        """A contender with what its record declares."""
-        implementation = get(case.op, name)
-        row = Row(
-            case.op,
-            direction,
-            str(case.spec),
-            name,
-            str(implementation.device),
-            implementation.competitor,
-            implementation.algorithm_of(case.spec, direction),
-            implementation.arithmetic_of(case.spec, direction),
-            "OK",
-        )
-        return Contender(implementation, row)
+        """A contender with what its record declares; one without a usable record has ended already."""
+        row = Row(case.op, direction, str(case.spec), name, "", False, "", "", "OK")
+        try:
+            record = get(case.op, name)
+        except Unavailable as reason:
+            return Contender(replace(row, status="UNAVAILABLE", reason=str(reason)))
+        row = replace(row, device=str(record.device), competitor=record.competitor)
+        try:
+            declared = record.algorithm_of(case.spec, direction), record.arithmetic_of(case.spec, direction)
+        except Exception as error:  # another package's mistake is a row, and must not stop the run
+            return Contender(replace(row, status="ERROR", reason=f"its record: {type(error).__name__}: {error}"))
+        return Contender(replace(row, algorithm=declared[0], arithmetic=declared[1]))
 
     def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
         try:
-            answer = self._pool.ask(contender.implementation.op, contender.name, do, seconds, **values)
+            answer = self._pool.ask(contender.row.op, contender.name, do, seconds, **values)
         except Failure as error:
             answer = {"status": error.status, "reason": error.reason}
         if "status" in answer:
@@ -156,14 +156,14 @@ class Session:
             contender.row = replace(contender.row, peak_bytes=answer["peak_bytes"])
         return answer
 
-    def _plan(self, contender: Contender, case: Case, direction: str) -> None:
+    def _plan(self, contender: Contender, case: Case) -> None:
         answer = self._ask(
             contender,
             "plan",
             pool.PLAN_SECONDS,
             case=str(case),
             implementation=contender.name,
-            direction=direction,
+            direction=contender.row.direction,
         )
         if answer:
             measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "threads")}
@@ -174,42 +174,47 @@ class Session:
     ) -> tuple[Array | None, ...]:
         """The outputs for an input file; empty if the contender ended."""
         result = self._result(case, direction)
-        seconds = pool.CALL_SECONDS + 4 * self._predicted(contender, case, direction)
+        seconds = pool.CALL_SECONDS + 4 * self._predicted(contender, case)
         answer = self._ask(contender, "compute", seconds, inputs=str(path), result=str(result), keep=keep)
         if not answer:
             return ()
-        contender.seconds = answer["seconds"]
+        contender.seconds = min(contender.seconds, answer["seconds"])
         if contender.row.first_call_s is None:
             contender.row = replace(contender.row, first_call_s=answer["seconds"])
-        self._learn(contender, case, direction)
         return self._read(case, direction, result)
 
-    def _predicted(self, contender: Contender, case: Case, direction: str) -> float:
-        """Seconds of one call at the rate of the last one measured, or 0 where none was."""
-        rate = self._rates.get((contender.name, case.op, direction))
+    def _predicted(self, contender: Contender, case: Case) -> float:
+        """Seconds of one call at the rate of the last case, or 0 where that could not tell."""
+        rate = self._rates.get(_key(contender))
         return case.spec.flops / rate if rate else 0.0
 
-    def _learn(self, contender: Contender, case: Case, direction: str) -> None:
-        """Remember the rate of a call that was long enough to tell."""
+    def _learn(self, contender: Contender, case: Case) -> None:
+        """Remember the rate of a call that was long enough to tell, and forget an older one if it was not.
+
+        Of a short call most is overhead: its rate says nothing about a larger case.
+        """
+        self._rates.pop(_key(contender), None)
         if contender.seconds > timing.SAMPLE_SECONDS:
-            self._rates[contender.name, case.op, direction] = case.spec.flops / contender.seconds
+            self._rates[_key(contender)] = case.spec.flops / contender.seconds
 
     # --- checking ---
 
     def _check(self, case: Case, direction: str, contenders: Sequence[Contender], budget_s: float | None) -> None:
         """Plan all, then judge each on every designed input. Competitors' errors are reported, not judged."""
         for contender in contenders:
-            predicted = self._predicted(contender, case, direction)
+            predicted = self._predicted(contender, case)
+            if not contender.is_running:
+                continue
             if budget_s is not None and predicted > budget_s:
                 contender.end("OVER_BUDGET", f"one call is predicted to take {predicted:.1f} s of {budget_s:g} s")
             else:
-                self._plan(contender, case, direction)
+                self._plan(contender, case)
         for design in inputs.judged(case):
             if not any(c.is_running for c in contenders):
                 return
             arrays = inputs.make(case, direction, design, self.seed)
             truth = check.expected(case, direction, arrays)
-            path = self._write(case, direction, design, arrays)
+            path = self._write(case, design, arrays)
             for contender in contenders:
                 if contender.is_running:
                     outputs = self._compute(contender, case, direction, path)
@@ -225,7 +230,7 @@ class Session:
         for i in range(count if any(c.is_running for c in contenders) else 0):
             arrays = inputs.make(case, direction, inputs.DENSE, self.seed + 1 + i)
             truth = check.expected(case, direction, arrays)
-            path = self._write(case, direction, f"dense{i}", arrays)
+            path = self._write(case, f"dense{i}", arrays)
             for contender in contenders:
                 if not contender.is_running:
                     continue
@@ -235,6 +240,9 @@ class Session:
                     error = check.dense_error(case, direction, outputs, truth)
                     contender.row = replace(contender.row, dense_error=max(error, contender.row.dense_error or 0.0))
             truths.append((arrays, truth))
+        for contender in contenders:
+            if contender.is_running:
+                self._learn(contender, case)
         return truths
 
     # --- timing ---
@@ -266,13 +274,14 @@ class Session:
             return
         fastest = min(c.seconds for c in active)
         rng = np.random.default_rng(self.seed)
-        started = timing.CLOCK()
+        started = last = timing.CLOCK()
         stop = "rounds"
         for done in range(MAX_ROUNDS):
-            spent = timing.CLOCK() - started
-            if done >= MIN_ROUNDS and spent * (done + 1) / done > budget_s:
+            now = timing.CLOCK()
+            if done >= MIN_ROUNDS and (now - started) + (now - last) > budget_s:
                 stop = "budget"
                 break
+            last = now
             if done >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
@@ -300,6 +309,7 @@ class Session:
                 return
             contender.seconds = min(contender.seconds, contender.samples.pop())
             contender.loops = timing.loops_for(contender.seconds)
+        self._learn(contender, case)
         contender.row = replace(contender.row, loops=contender.loops)
 
     def _sample(
@@ -330,7 +340,7 @@ class Session:
 
     # --- shared arrays ---
 
-    def _write(self, case: Case, direction: str, name: str, arrays: Sequence[Array | None]) -> Path:
+    def _write(self, case: Case, name: str, arrays: Sequence[Array | None]) -> Path:
         path = self._folder / f"{name}.in"
         path.unlink(missing_ok=True)
         arena.write(path, arrays, case.spec.dtype)
@@ -361,12 +371,19 @@ def _judge(
     outputs: Sequence[Array | None],
     truth: check.Expected,
 ) -> None:
-    """Keep the worst error on designed inputs; end what is wrong, unless it is a competitor."""
+    """Keep the worst error on designed inputs; end what is wrong, unless it is a competitor.
+
+    What the checker cannot judge, such as an arithmetic that has no bound, is no pass.
+    """
     row = contender.row
-    judgement = check.verdict(case, direction, design, arrays, outputs, truth, row.algorithm, row.arithmetic)
+    try:
+        judgement = check.verdict(case, direction, design, arrays, outputs, truth, row.algorithm, row.arithmetic)
+    except Exception as error:
+        contender.end("ERROR", f"it cannot be judged: {type(error).__name__}: {error}")
+        return
     if design in inputs.judged(case):
         contender.row = replace(row, error_bounds=max(judgement.bounds, row.error_bounds or 0.0))
-    if not judgement.is_right and not contender.implementation.competitor:
+    if not judgement.is_right and not row.competitor:
         contender.end("WRONG", f"on {design} inputs {judgement.where}: {judgement.bounds:.3g} times its bound")
 
 
@@ -379,7 +396,7 @@ def _precise(active: Sequence[Contender], precision: float) -> bool:
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
     """The widest relative interval of its speed-ups over competitors with as many rounds, else of its own median."""
-    rivals = [c for c in contenders if c.implementation.competitor and c is not contender]
+    rivals = [c for c in contenders if c.row.competitor and c is not contender]
     intervals = [
         statistics.speedup(rival.samples, contender.samples)
         for rival in rivals
@@ -391,11 +408,16 @@ def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
 def _finished(case: Case, direction: str, contenders: Sequence[Contender], precision: float) -> list[Row]:
     """Rows with everything that follows from the samples."""
     timed = [c for c in contenders if c.is_running and c.samples]
-    rivals = [c for c in timed if c.implementation.competitor]
+    rivals = [c for c in timed if c.row.competitor]
     return [
         _timed_row(c, case, direction, rivals, _width(c, timed), precision) if c.is_running and c.samples else c.row
         for c in contenders
     ]
+
+
+def _key(contender: Contender) -> tuple[str, str, str]:
+    """What a rate is remembered by."""
+    return contender.name, contender.row.op, contender.row.direction
 
 
 def _timed_row(

@@ -85,7 +85,7 @@ class WorkerProcess:
         """End the process now."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        for stream in (self._process.stdin, self._errors):
             if stream:
                 with contextlib.suppress(OSError):
                     stream.close()
@@ -109,9 +109,10 @@ class WorkerProcess:
         return answer
 
     def _read(self) -> None:
+        """Hand on every line, and close the pipe at its end: a kernel's own child processes may hold it for longer."""
         assert self._process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):
-            for line in self._process.stdout:
+        with self._process.stdout as lines, contextlib.suppress(OSError):
+            for line in lines:
                 self._lines.put(line)
         self._lines.put(b"")
 
@@ -153,14 +154,25 @@ class Pool:
             else:
                 self._workers[name].pause()
 
+    def release(self) -> None:
+        """Have every worker drop its plan and arrays. One that cannot is replaced at the next request."""
+        for name, worker in tuple(self._workers.items()):
+            worker.resume()
+            try:
+                worker.ask("release", CALL_SECONDS)
+            except Failure:
+                self._workers.pop(name).kill()
+            else:
+                worker.pause()
+
     def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
-        """Ask one worker while all others stand still. Raises Failure; that worker is gone then."""
+        """Ask one worker while all others stand still. Raises Failure; that worker is gone then, as after Ctrl-C."""
         worker = self._workers.get(name) or WorkerProcess(op, name, self.threads)
         self._workers[name] = worker
         worker.resume()
         try:
             return worker.ask(do, seconds, **values)
-        except Failure:
+        except BaseException:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
             self._workers.pop(name).kill()
             raise
         finally:

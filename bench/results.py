@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -237,9 +238,9 @@ def as_record(run: Run, row: Row) -> dict[str, Any]:
 
 
 def write_json(path: Path, run: Run, rows: Iterable[Row]) -> None:
-    """One document: {"run": ..., "rows": [...]}, every field of every row."""
-    document = {"run": asdict(run), "rows": [as_record(run, row) for row in rows]}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    """One document: {"run": ..., "rows": [...]}, every field of every row. An infinite error is null: JSON has none."""
+    document = {"run": asdict(run), "rows": [_finite(as_record(run, row)) for row in rows]}
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, run: Run, rows: Iterable[Row]) -> None:
@@ -250,6 +251,12 @@ def write_csv(path: Path, run: Run, rows: Iterable[Row]) -> None:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
 
 
 def _flat(run: Run, row: Row) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Bound:
     call: Call
     path: Path
     inputs: arena.Arena
+    device_inputs: tuple[Any, ...]
     outputs: arena.Arena
     device_outputs: tuple[Any, ...]
     verified: tuple[Any, ...] = ()
@@ -40,12 +41,16 @@ class Bound:
 
 @dataclass
 class Worker:
-    """What this process holds between requests: one plan, and the calls bound for timing."""
+    """What this process holds between requests: one plan, a call for checking, and the calls bound for timing."""
 
     threads: int
     plan: Plan | None = None
     direction: str = ""
+    is_competitor: bool = False
+    checked: Bound | None = None
     bound: list[Bound] = field(default_factory=list)
+    turn: int = 0
+    """The bound set that the next sample begins with."""
 
     def answer(self, request: Answer) -> Answer:
         """Do what is asked. An exception is an answer: status ERROR and its text."""
@@ -65,7 +70,7 @@ class Worker:
 
     def do_plan(self, case: str, implementation: str, direction: str) -> Answer:
         """Make the plan for one case and direction, and drop what was held before."""
-        self.bound, self.plan = [], None
+        self.do_release()
         problem = parse_case(case)
         record = get(problem.op, implementation)
         missing = record.missing()
@@ -78,7 +83,7 @@ class Worker:
         start = timing.CLOCK()
         self.plan = record.plan(problem.spec, (direction,))
         setup = timing.CLOCK() - start
-        self.direction = direction
+        self.direction, self.is_competitor = direction, record.competitor
         return {
             "setup_s": setup,
             "workspace_bytes": int(self.plan.workspace_bytes),
@@ -86,8 +91,12 @@ class Worker:
         }
 
     def do_compute(self, inputs: str, result: str, keep: bool = False) -> Answer:
-        """Compute one input set into the result file; ``keep`` binds it for timing."""
-        bound = self._bind(Path(inputs))
+        """Compute one input set into the result file; ``keep`` binds it for timing.
+
+        Sets that are not kept take turns in one bound call, whose contents are free: what an implementation keeps by
+        address is seen. A competitor may copy its inputs when it is bound.
+        """
+        bound = self._bind(Path(inputs)) if keep or self.checked is None else self._refill(self.checked, Path(inputs))
         seconds = timing.once(bound.call, self._device.wait)
         bound.call.fetch(*bound.outputs.arrays)
         side_effect = self._side_effect(bound)
@@ -95,18 +104,24 @@ class Worker:
         if keep:
             bound.verified = tuple(None if a is None else a.copy() for a in bound.outputs.arrays)
             self.bound.append(bound)
+        elif not self.is_competitor:
+            self.checked = bound
         return {"seconds": seconds, "side_effect": side_effect, "peak_bytes": peak_memory()}
 
     def do_sample(self, loops: int, warm: bool, results: list[str]) -> Answer:
         """One timed sample over the bound sets in rotation; results that changed since they were verified are written.
 
+        The rotation goes on where the last sample ended, so that rounds of one call differ in their inputs too.
         ``differs`` lists the sets whose result is not the verified one bit for bit; each is in its result file.
         """
         for bound in self.bound:
             self._poison(bound)
-        seconds = timing.sample([b.call for b in self.bound], self._device.wait, loops, warm)
+        order = [(self.turn + i) % len(self.bound) for i in range(len(self.bound))]
+        self.turn += loops
+        seconds = timing.sample([self.bound[i].call for i in order], self._device.wait, loops, warm)
         differs = []
-        for i, bound in enumerate(self.bound[: max(1, min(loops, len(self.bound)))]):
+        for i in order[:loops]:
+            bound = self.bound[i]
             bound.call.fetch(*bound.outputs.arrays)
             if not _same_bits(bound.outputs.arrays, bound.verified):
                 self._write(bound, Path(results[i]))
@@ -116,6 +131,11 @@ class Worker:
     def do_inspect(self) -> Answer:
         """After timing: whether inputs or guard bands of the bound sets were written to."""
         return {"side_effect": next((text for b in self.bound if (text := self._side_effect(b))), None)}
+
+    def do_release(self) -> Answer:
+        """Drop the plan and all arrays: a worker that waits for its next case holds no memory."""
+        self.plan, self.checked, self.bound = None, None, []
+        return {}
 
     @property
     def _plan(self) -> Plan:
@@ -139,7 +159,16 @@ class Worker:
         put = self._device.put
         on_device = tuple(None if a is None else put(a) for a in outputs.arrays)
         given = tuple(None if a is None else put(a) for a in inputs.arrays)
-        return Bound(self._plan.bind(self.direction, *given, *on_device), path, inputs, outputs, on_device)
+        return Bound(self._plan.bind(self.direction, *given, *on_device), path, inputs, given, outputs, on_device)
+
+    def _refill(self, bound: Bound, path: Path) -> Bound:
+        """Other contents at the same addresses, and poisoned outputs."""
+        source = arena.open_private(path, self._shapes(outputs=False), self._plan.spec.dtype)
+        np.copyto(bound.inputs.block, source.block)
+        bound.path = path
+        self._set(bound.device_inputs, bound.inputs)
+        self._poison(bound)
+        return bound
 
     def _write(self, bound: Bound, result: Path) -> None:
         """Copy the fetched outputs into a result file."""
@@ -150,11 +179,17 @@ class Worker:
 
     def _poison(self, bound: Bound) -> None:
         bound.outputs.poison()
-        for target, source in zip(bound.device_outputs, bound.outputs.arrays, strict=True):
-            if target is not None and target is not source:
-                self._device.set(target, source)
+        self._set(bound.device_outputs, bound.outputs)
+
+    def _set(self, targets: tuple[Any, ...], source: arena.Arena) -> None:
+        for target, array in zip(targets, source.arrays, strict=True):
+            if target is not None:
+                self._device.set(target, array)
 
     def _side_effect(self, bound: Bound) -> str | None:
+        for given, array in zip(bound.device_inputs, bound.inputs.arrays, strict=True):
+            if array is not None:
+                self._device.get(given, array)
         if not arena.unchanged(bound.inputs, bound.path):
             return "an input, or memory around it, was changed"
         if not bound.outputs.guards_intact():

@@ -1,12 +1,18 @@
 """The command line answers at once, reads what it is given, and says in one line what is wrong."""
 
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
+from bench.results import Store
 
 RUN = CliRunner()
 
@@ -75,3 +81,55 @@ def test_a_data_set_that_cannot_be_had_is_one_sentence_and_exit_status_1(monkeyp
     result = invoke("datasets", "fetch", "mnist")
     assert result.exit_code == 1
     assert result.output == "layerbench: mnist is not here\n"
+
+
+ROOT = Path(__file__).parent.parent
+ONE = ("run", "--direction", "forward", "--impl", "numpy", "--competitor", "none", "--threads", "1", "--budget", "0.2")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals to one process")
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path, signal_number):
+    cases = [word for units in range(1, 7) for word in ("--case", f"dense:4x8,u{units}")]
+    command = [sys.executable, "-m", "bench", *ONE, *cases, "--db", str(tmp_path / "a.sqlite")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _stored(tmp_path / "a.sqlite"):
+        time.sleep(0.05)
+    process.send_signal(signal_number)
+    _, errors = process.communicate(timeout=60)
+    kept = _rows(tmp_path / "a.sqlite")
+    assert process.returncode == 130
+    assert f"stopped: {len(kept)} rows are kept; go on with the same command and --resume" in errors
+    assert 0 < len(kept) < 6
+
+    again = invoke(*command[3:], "--resume")
+    assert again.exit_code == 0, again.output
+    assert f"{len(kept)} of 6 done, {6 - len(kept)} to go" in again.output
+    assert len({row.spec for row in _rows(tmp_path / "a.sqlite")}) == len(_rows(tmp_path / "a.sqlite")) == 6
+
+    for option, message in (("--seed", "its seed is 0, now it is 7"), ("--threads", "its threads is 1, now it is 7")):
+        refused = invoke(*command[3:], "--resume", option, "7")
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.output.split())
+
+
+def _stored(path):
+    """The number of rows while the program is at work, which may not have made the tables yet."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return connection.execute("SELECT count(*) FROM measurements").fetchone()[0]
+    return 0
+
+
+def _rows(path):
+    store = Store(path)
+    rows = [row for _, row in store.rows()]
+    store.close()
+    return rows
+
+
+def test_a_case_given_twice_is_done_once(tmp_path):
+    case = ("--case", "dense:4x8,u2")
+    result = invoke(*ONE, *case, *case, "--db", str(tmp_path / "a.sqlite"))
+    assert result.exit_code == 0, result.output
+    assert len(_rows(tmp_path / "a.sqlite")) == 1

@@ -26,6 +26,10 @@ def test_a_selection_narrows_the_jobs():
     assert {job.case.op for job in found} == {"conv2d"}
 
 
+def test_competitors_do_not_run_where_no_named_implementation_exists():
+    assert {job.case.op for job in jobs(SUITE, Selection(implementations=("numpy_gemm",)))} == {"conv2d"}
+
+
 def test_ours_come_before_competitors():
     names = Selection().names("conv2d")
     assert names.index("numpy_gemm") < names.index("keras")

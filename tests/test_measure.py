@@ -17,18 +17,18 @@ DENSE = parse_case("dense:7x33,u5,relu")
 POOL = parse_case("maxpool2d:2x6x6x3,pool2x2")
 
 
+def _within_seconds(condition):
+    """Whether it comes true in five seconds: a signal takes its time."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 @pytest.fixture(scope="module")
 def session():
     with Session(threads=1) as made:
         yield made
-
-
-def within_seconds(seconds, condition):
-    """Whether something becomes true soon: signals are not instantaneous."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_every_implementation_of_an_operation_gets_a_row_per_direction(session):
@@ -88,7 +88,7 @@ def test_a_worker_that_was_killed_is_a_row_and_is_replaced(session):
 def test_workers_stand_still_while_another_measures(session):
     session.verify(DENSE, "forward", ("numpy",))
     process = psutil.Process(session._pool._workers["numpy"]._process.pid)
-    assert within_seconds(5, lambda: process.status() == psutil.STATUS_STOPPED)
+    assert _within_seconds(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
 def test_workers_end_with_their_session():
@@ -97,5 +97,5 @@ def test_workers_end_with_their_session():
         pid = made._pool._workers["numpy"]._process.pid
         folder = made._folder
         assert psutil.pid_exists(pid)
-    assert within_seconds(5, lambda: not psutil.pid_exists(pid))
+    assert _within_seconds(lambda: not psutil.pid_exists(pid))
     assert not folder.exists()

@@ -3,6 +3,7 @@
 import csv
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -76,6 +77,13 @@ def test_a_locked_store_is_named(tmp_path):
     store.add(run, ROW)
     assert len(store.rows(run.id)) == 1
     store.close()
+
+
+def test_an_infinite_error_does_not_make_the_json_unreadable(tmp_path):
+    write_json(tmp_path / "a.json", RUN, [replace(ROW, status="WRONG", error_bounds=float("inf"))])
+    text = (tmp_path / "a.json").read_text()
+    assert "Infinity" not in text
+    assert json.loads(text)["rows"][0]["error_bounds"] is None
 
 
 def test_exports_hold_the_same_rows(tmp_path):

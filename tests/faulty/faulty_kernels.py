@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from impls import reference
-from impls.contract import DIRECT, Implementation, Plan
+from impls.contract import DIRECT, FLOAT32, Implementation, Plan
 
 
 def exact(spec, x, w, b):
@@ -125,6 +125,30 @@ class CachesByPointer(Right):
             self.known.add(out.ctypes.data)
 
 
+class KeepsWeightsByAddress(Right):
+    """Right at the first call with any weights; it never reads new ones at an address that it knows."""
+
+    def prepare(self):
+        self.kept = {}
+
+    def forward(self, x, w, b, out):
+        _, weights = self.kept.setdefault(w.ctypes.data, (w, w.copy()))
+        super().forward(x, weights, b, out)
+
+
+class SlowAtFirst(Right):
+    """No fault: its first call compiles."""
+
+    def prepare(self):
+        self.is_compiled = False
+
+    def forward(self, x, w, b, out):
+        if not self.is_compiled:
+            time.sleep(0.2)
+            self.is_compiled = True
+        super().forward(x, w, b, out)
+
+
 class Raises(Right):
     def forward(self, x, w, b, out):
         raise ArithmeticError("no such luck")
@@ -151,12 +175,18 @@ EXPECTED = {
     "returns_before_finishing": (ReturnsBeforeFinishing, "WRONG"),
     "reuses_the_first_result": (ReusesTheFirstResult, "WRONG"),
     "caches_by_pointer": (CachesByPointer, "WRONG"),
+    "keeps_weights_by_address": (KeepsWeightsByAddress, "WRONG"),
+    "slow_at_first": (SlowAtFirst, "OK"),
+    "has_no_bound": (Right, "ERROR"),
     "raises": (Raises, "ERROR"),
     "exits": (Exits, "CRASHED"),
 }
 """Every kernel and the one status it must get."""
 
-RECORDS = {name: Implementation(kind, algorithm=DIRECT) for name, (kind, _) in EXPECTED.items()}
+RECORDS = {
+    name: Implementation(kind, algorithm=DIRECT, arithmetic="bfloat16" if name == "has_no_bound" else FLOAT32)
+    for name, (kind, _) in EXPECTED.items()
+}
 """The records, by name."""
 
 globals().update(RECORDS)

@@ -1,0 +1,51 @@
+"""A worker's rotation over its input sets, in this process."""
+
+import pytest
+
+from bench import arena, inputs
+from bench.worker import Worker
+from impls import parse_case
+
+CASE = parse_case("dense:2x3,u4")
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A worker with three sets bound, and a list of the sets that were called."""
+    made = Worker(threads=1)
+    assert "status" not in made.answer(
+        {"do": "plan", "case": str(CASE), "implementation": "numpy", "direction": "forward"}
+    )
+    result = tmp_path / "result"
+    arena.create(result, arena.shapes_of(CASE.spec, "forward", outputs=True), CASE.spec.dtype)
+    for i in range(3):
+        path = tmp_path / f"set{i}"
+        arena.write(path, inputs.make(CASE, "forward", inputs.DENSE, i), CASE.spec.dtype)
+        answer = made.answer({"do": "compute", "inputs": str(path), "result": str(result), "keep": True})
+        assert answer["side_effect"] is None
+    called = []
+    for i, bound in enumerate(made.bound):
+        run = bound.call.run
+        bound.call.run = lambda i=i, run=run: (called.append(i), run())
+    return made, called, str(result)
+
+
+@pytest.mark.parametrize(
+    ("loops", "calls"),
+    [(1, [[0], [1], [2], [0]]), (2, [[0, 1], [2, 0], [1, 2]]), (4, [[0, 1, 2, 0], [1, 2, 0, 1]])],
+)
+def test_the_rotation_goes_on_from_sample_to_sample(worker, loops, calls):
+    made, called, result = worker
+    for expected in calls:
+        called.clear()
+        answer = made.answer({"do": "sample", "loops": loops, "warm": False, "results": [result] * 3})
+        assert called == expected
+        assert answer["differs"] == []
+
+
+def test_a_released_worker_holds_nothing(worker):
+    made, _, _ = worker
+    made.answer({"do": "release"})
+    assert made.plan is None
+    assert made.bound == []
+    assert "nothing is planned" in made.answer({"do": "compute", "inputs": "", "result": ""})["reason"]
