@@ -180,7 +180,8 @@ class Session:
             return ()
         contender.seconds = min(contender.seconds, answer["seconds"])
         if contender.row.first_call_s is None:
-            contender.row = replace(contender.row, first_call_s=answer["seconds"])
+            setup = (contender.row.setup_s or 0.0) + answer["bind_s"]
+            contender.row = replace(contender.row, setup_s=setup, first_call_s=answer["seconds"])
         return self._read(case, direction, result)
 
     def _predicted(self, contender: Contender, case: Case) -> float:
