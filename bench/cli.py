@@ -186,7 +186,7 @@ def run(
     threads = options.pop("threads")
     suite, _, wanted = _wanted(**options)
     seconds = budget if budget is not None else suite.budget_s
-    if seconds <= 0:
+    if not seconds > 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
     store = Store(db)
     wished = _new_run(suite, threads, options["seed"])

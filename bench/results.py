@@ -70,7 +70,7 @@ class Row:
     state: str = "hot"
     """State of the caches while timing: ``hot`` is several input sets in rotation, nothing flushed."""
     setup_s: float | None = None
-    """Making the plan: compilation or loading from the cache, tile choice, scratch."""
+    """Making the plan and binding its first call: compilation or loading from the cache, tile choice, scratch."""
     first_call_s: float | None = None
     samples_s: tuple[float, ...] = ()
     """One sample per round: the mean of ``loops`` calls."""

@@ -75,8 +75,12 @@ def load(name: str) -> Suite:
     path = Path(name)
     if not path.is_file():
         raise SpecError(f"no suite {name!r}: give one of {', '.join(SUITES)}, or a file with one case a line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} cannot be read as a text file of cases: {error}") from error
     cases = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
         if text:
             try:

@@ -61,7 +61,7 @@ def test_layer(benchmark: Any, case: Any, direction: str, name: str) -> None:
     wait()
     for output, poison in zip(outputs, results, strict=True):
         for target, source in zip(output, poison, strict=True):
-            if target is not None:
+            if target is not None and source is not None:
                 plan.device.set(target, source)
     rotation = itertools.cycle(calls)
 

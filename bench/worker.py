@@ -36,6 +36,8 @@ class Bound:
     device_inputs: tuple[Any, ...]
     outputs: arena.Arena
     device_outputs: tuple[Any, ...]
+    seconds: float
+    """What binding took: a framework traces and compiles then."""
     verified: tuple[Any, ...] = ()
 
 
@@ -106,7 +108,12 @@ class Worker:
             self.bound.append(bound)
         elif not self.is_competitor:
             self.checked = bound
-        return {"seconds": seconds, "side_effect": side_effect, "peak_bytes": peak_memory()}
+        return {
+            "seconds": seconds,
+            "bind_s": bound.seconds,
+            "side_effect": side_effect,
+            "peak_bytes": peak_memory(),
+        }
 
     def do_sample(self, loops: int, warm: bool, results: list[str]) -> Answer:
         """One timed sample over the bound sets in rotation; results that changed since they were verified are written.
@@ -159,7 +166,9 @@ class Worker:
         put = self._device.put
         on_device = tuple(None if a is None else put(a) for a in outputs.arrays)
         given = tuple(None if a is None else put(a) for a in inputs.arrays)
-        return Bound(self._plan.bind(self.direction, *given, *on_device), path, inputs, given, outputs, on_device)
+        start = timing.CLOCK()
+        call = self._plan.bind(self.direction, *given, *on_device)
+        return Bound(call, path, inputs, given, outputs, on_device, timing.CLOCK() - start)
 
     def _refill(self, bound: Bound, path: Path) -> Bound:
         """Other contents at the same addresses, and poisoned outputs."""

@@ -27,11 +27,9 @@ ALIGNMENT = 64
 DIRECT = "direct"
 GEMM = "gemm"
 FFT = "fft"
-ALGORITHMS = (DIRECT, GEMM, FFT)
 
 FLOAT32 = "float32"
 FLOAT64 = "float64"
-ARITHMETICS = (FLOAT32, FLOAT64)
 
 
 class Unavailable(RuntimeError):

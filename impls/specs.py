@@ -353,7 +353,7 @@ def arguments(spec: Spec, direction: str) -> tuple[Argument, ...]:
 
 
 def traffic(spec: Spec, direction: str) -> int:
-    """Bytes of a direction's arrays, each counted once: the least that has to move."""
+    """Bytes of a direction's arrays, each counted once."""
     return _bytes(spec, direction)
 
 
@@ -368,6 +368,15 @@ class Case:
         expected = spec_type(self.op)
         if not isinstance(self.spec, expected):
             raise SpecError(f"{self.op} takes a {expected.__name__}, not a {type(self.spec).__name__}")
+
+    def least_traffic(self, direction: str) -> int:
+        """The least bytes that have to move: every array once, but for those that a pooling gradient can do without.
+
+        The maximum y follows from x; the gradient of an average depends on neither.
+        """
+        spare = {"maxpool2d": ("y",), "avgpool2d": ("x", "y")}.get(self.op, ()) if direction == GRAD_INPUT else ()
+        shapes = (a.shape for a in arguments(self.spec, direction) if a.shape is not None and a.name not in spare)
+        return sum(map(math.prod, shapes)) * ITEMSIZE[self.spec.dtype]
 
     def __str__(self) -> str:
         return f"{self.op}:{self.spec}"

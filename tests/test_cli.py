@@ -56,6 +56,7 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--impl", "nonsense"], "unknown implementation 'nonsense'; known: "),
         (["run", "--budget", "0"], "must be above 0 seconds"),
+        (["run", "--budget", "nan"], "must be above 0 seconds"),
         (["report", "--db", "nowhere.sqlite"], "there is no store nowhere.sqlite; make one with: layerbench run"),
         (["verify", "--model", "cats"], "no reference model for 'cats'"),
         (["datasets", "fetch", "cats"], "unknown data set 'cats'; known: digits"),

@@ -54,6 +54,13 @@ def test_a_timed_row_is_complete(session):
     assert row.peak_bytes > 10**7
 
 
+def test_the_rate_of_a_pooling_gradient_counts_only_what_it_needs(session):
+    for op, values in (("maxpool2d", 8 * 36 * 3 * 2 + 8 * 9 * 3), ("avgpool2d", 8 * 36 * 3 + 8 * 9 * 3)):
+        case = parse_case(f"{op}:8x6x6x3,pool2x2")
+        (row,) = session.run(case, "grad_input", ("numpy",), budget_s=0.1)
+        assert row.gbytes_per_s == pytest.approx(4 * values / row.median_s / 1e9)
+
+
 def test_verify_checks_without_timing(session):
     (row,) = session.verify(DENSE, "grad_weights", ("numpy",))
     assert row.status == "OK"

@@ -52,6 +52,13 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, text, message):
         suites.load(str(path))
 
 
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "cases.bin"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"cases\.bin cannot be read as a text file of cases"):
+        suites.load(str(path))
+
+
 def test_an_unknown_suite_names_the_known_ones():
     with pytest.raises(SpecError, match="quick, paper, paper-large-kernels, networks"):
         suites.load("nonsense")
