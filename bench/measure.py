@@ -119,6 +119,7 @@ class Session:
         """Judge every implementation, then time those that are right, within ``budget_s`` seconds of timing."""
         contenders = [self._enter(case, direction, name) for name in names]
         self._check(case, direction, contenders, budget_s)
+        _leave_out_slow(contenders, budget_s)
         count = 3 if traffic(case.spec, direction) <= SET_BYTES else 2
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
@@ -257,12 +258,6 @@ class Session:
         budget_s: float,
     ) -> None:
         """Rounds in shuffled order until every interval is narrow enough or the budget is spent."""
-        for contender in contenders:
-            if contender.is_running and MIN_ROUNDS_SLOW * contender.seconds > budget_s:
-                contender.end(
-                    "OVER_BUDGET",
-                    f"{MIN_ROUNDS_SLOW} calls of {contender.seconds:.2f} s exceed the budget of {budget_s:g} s",
-                )
         active = [c for c in contenders if c.is_running]
         if not active:
             return
@@ -310,6 +305,8 @@ class Session:
                 return
             contender.seconds = min(contender.seconds, contender.samples.pop())
             contender.loops = timing.loops_for(contender.seconds)
+            if contender.loops == 1:
+                break
         self._learn(contender, case)
         contender.row = replace(contender.row, loops=contender.loops)
 
@@ -360,6 +357,14 @@ class Session:
         shapes = arena.shapes_of(case.spec, direction, outputs=True)
         arrays = arena.open_shared(path, shapes, case.spec.dtype).arrays
         return tuple(None if a is None else a.copy() for a in arrays)
+
+
+def _leave_out_slow(contenders: Sequence[Contender], budget_s: float) -> None:
+    """End those whose fewest rounds alone would take longer than the budget; they have been judged."""
+    for contender in contenders:
+        if contender.is_running and MIN_ROUNDS_SLOW * contender.seconds > budget_s:
+            reason = f"{MIN_ROUNDS_SLOW} calls of {contender.seconds:.2g} s exceed the budget of {budget_s:g} s"
+            contender.end("OVER_BUDGET", reason)
 
 
 def _judge(
