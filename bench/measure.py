@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 
 MIN_ROUNDS = 5
 MIN_ROUNDS_SLOW = 3
-"""For what takes more than SLOW times as long as the fastest."""
+"""For what takes more than SLOW times as long as the fastest, and more than one sample has to last."""
 SLOW = 10.0
 MAX_ROUNDS = 200
 PRECISION = 0.05
@@ -268,7 +268,7 @@ class Session:
         active = [c for c in active if c.is_running]
         if not active:
             return
-        fastest = min(c.seconds for c in active)
+        slow = max(SLOW * min(c.seconds for c in active), timing.SAMPLE_SECONDS)
         rng = np.random.default_rng(self.seed)
         started = last = timing.CLOCK()
         stop = "rounds"
@@ -283,8 +283,8 @@ class Session:
                 break
             for i in rng.permutation(len(active)):
                 contender = active[i]
-                few = contender.seconds > SLOW * fastest and len(contender.samples) >= MIN_ROUNDS_SLOW
-                if contender.is_running and not few:
+                enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
+                if contender.is_running and not enough:
                     self._sample(contender, case, direction, truths)
         for contender in active:
             if contender.is_running:
