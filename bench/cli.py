@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench import __version__
+
 if TYPE_CHECKING:
     from bench.jobs import Job, Selection
     from bench.results import Row, Run, Store
@@ -64,7 +66,7 @@ def _exit_status(error: Exception) -> int | None:
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="layerbench", message="%(version)s")
+@click.version_option(__version__, message="%(version)s")
 def main() -> None:
     """How fast, and how right, is this way of computing a neural-network layer, on this machine, against Keras?
 
@@ -87,7 +89,13 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 _selection = _options(
     click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, or a file."),
-    click.option("--case", "cases", multiple=True, metavar="CASE", help="For example conv2d:32x28x28x1,k5x5,f8."),
+    click.option(
+        "--case",
+        "cases",
+        multiple=True,
+        metavar="CASE",
+        help="For example conv2d:32x28x28x1,k5x5,f8, or after --op without it.",
+    ),
     click.option("--op", "ops", multiple=True, help="conv2d, maxpool2d, avgpool2d, dense; may be repeated."),
     click.option("--impl", "implementations", multiple=True, metavar="NAME", help="Only these; see: layerbench list."),
     click.option("--direction", "directions", multiple=True, help="forward, grad_weights, grad_input."),
@@ -119,7 +127,7 @@ def list_command(ops: tuple[str, ...]) -> None:
     help="Check inside Keras models on real images: digits, mnist, cifar10, olivetti; may be repeated.",
 )
 @click.option("--images", type=click.IntRange(min=2), default=64, show_default=True, help="Batch for --model.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the model tables as markdown too.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the tables as markdown too.")
 @click.pass_context
 def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: Path | None, **options: Any) -> None:
     """Check every implementation and direction; nothing is timed. Exit status 1 if anything of ours is wrong.
@@ -136,23 +144,27 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
     seed = options["seed"]
     _, selection, wanted = _wanted(**options)
     rows: list[Any] = []
+    pages: list[str] = []
     chosen = [model for text in models or ("digits",) for model in parse_model(text)]
-    tables: list[Any] = []
+
+    def show(*tables: Any) -> None:
+        for table in tables:
+            _print(formats.rich_table(table))
+            pages.append(formats.markdown_table(table))
+
     with _session(threads, seed) as session:
         session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
         if not models:
             rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
-            tables.append(checks.bounds_table(rows))
+            show(checks.bounds_table(rows))
         for model in chosen if models or not options["cases"] else ():
             with _console(stderr=True).status(f"{model.name}: {model.structure}"):
                 found = verify_in_model(session, model, selection, images, threads or usable_cores(), seed)
             rows += found
-            tables += [checks.layer_table(found), checks.swap_table(found)]
-        for table in tables:
-            _print(formats.rich_table(table))
+            show(checks.layer_table(found), checks.swap_table(found))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text("\n\n".join(map(formats.markdown_table, tables)) + "\n", encoding="utf-8")
+        output.write_text("\n\n".join(pages) + "\n", encoding="utf-8")
     if _any_wrong(rows):
         ctx.exit(1)
 
@@ -247,9 +259,11 @@ def report(
 ) -> None:
     """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
     from bench.results import Store, StoreError
+    from impls.specs import spec_type
     from reports import formats, tables
-    from reports.folder import write_results
 
+    for op in ops:
+        spec_type(op)  # raises for one that does not exist
     store = Store(db, must_exist=True)
     if suite and run_id is None:
         run_id = next((r.id for r in reversed(store.runs()) if r.suite == suite), None)
@@ -258,6 +272,8 @@ def report(
     found = store.run(run_id)
     rows = [row for _, row in store.rows(found.id) if row.op in (ops or (row.op,))]
     if output:
+        from reports.folder import write_results
+
         for path in write_results(output, found, rows):
             click.echo(path)
         return
@@ -394,11 +410,12 @@ def _wanted(
     """The suite and the jobs that the options describe. Raises SpecError for what cannot be read or does not exist."""
     from bench.jobs import Selection, jobs
     from bench.suites import Suite, load, with_batch
-    from impls import SpecError, parse_case
+    from impls import OPS, SpecError, parse_case
 
     if suite and cases:
         raise SpecError("give --suite or --case, not both")
-    chosen = Suite("cases", tuple(dict.fromkeys(map(parse_case, cases)))) if cases else load(suite or "quick")
+    prefixed = [case if case.partition(":")[0] in OPS or len(ops) != 1 else f"{ops[0]}:{case}" for case in cases]
+    chosen = Suite("cases", tuple(dict.fromkeys(map(parse_case, prefixed)))) if cases else load(suite or "quick")
     if batch:
         chosen = with_batch(chosen, batch)
     selection = Selection(ops, implementations, directions, competitors)

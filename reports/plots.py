@@ -19,11 +19,12 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from bench.results import Row, Run
+from bench.statistics import speedup
 from impls.specs import FORWARD
 from reports import published
 from reports.formats import number
 from reports.frames import blocks, measurements, select, timed
-from reports.statistics import paired_ratio, ranking
+from reports.ranking import ranking
 from reports.tables import CONTENTS
 
 OURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#7A5195")
@@ -275,7 +276,7 @@ def _lead(block: Sequence[Row], order: Sequence[Sequence[str]]) -> str:
     if len(order) == 1:
         return ""
     samples = {row.implementation: row.samples_s for row in block}
-    return number(paired_ratio(samples[order[1][0]], samples[order[0][0]]).median)
+    return number(speedup(samples[order[1][0]], samples[order[0][0]]).median)
 
 
 def _ink(colour: str) -> str:

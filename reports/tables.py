@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from bench.results import TIMED, Interval, Row, Run
+from bench.statistics import geometric_mean
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import blocks, competitors, latest, measurements, timed
-from reports.statistics import geometric_mean, ranking, ranking_text
+from reports.ranking import ranking, ranking_text
 
 MARK = " †"
 """Stands behind a competitor's name."""

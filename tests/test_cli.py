@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bench import __version__
 from bench.cli import main
 from bench.results import Store
 
@@ -58,6 +59,7 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--budget", "0"], "must be above 0 seconds"),
         (["run", "--budget", "nan"], "must be above 0 seconds"),
         (["report", "--db", "nowhere.sqlite"], "there is no store nowhere.sqlite; make one with: layerbench run"),
+        (["report", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--model", "cats"], "no reference model for 'cats'"),
         (["datasets", "fetch", "cats"], "unknown data set 'cats'; known: digits"),
         (["list", "--op", "conv3d"], "unknown operation 'conv3d'"),
@@ -134,3 +136,21 @@ def test_a_case_given_twice_is_done_once(tmp_path):
     result = invoke(*ONE, *case, *case, "--db", str(tmp_path / "a.sqlite"))
     assert result.exit_code == 0, result.output
     assert len(_rows(tmp_path / "a.sqlite")) == 1
+
+
+def test_a_case_needs_no_operation_where_one_is_named():
+    from bench.cli import _wanted
+
+    options = {"implementations": (), "directions": ("forward",), "competitors": ("none",), "batch": None, "seed": 0}
+    wanted = [
+        _wanted(suite=None, cases=(case,), ops=("avgpool2d",), **options)[2]
+        for case in ("2x4x4x3,pool2x2,p1:1:0:0", "avgpool2d:2x4x4x3,pool2x2,p1:1:0:0")
+    ]
+    assert wanted[0] == wanted[1]
+    assert wanted[0][0].case.op == "avgpool2d"
+
+
+def test_the_version_is_that_of_the_project():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output.strip() == __version__

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from bench.results import Interval, Row, Run, Store
 from impls.specs import ConvSpec
-from reports import folder, formats, frames, published, statistics, tables
+from reports import folder, formats, frames, published, ranking, tables
 
 MACHINE = {
     "id": "box",
@@ -66,29 +65,6 @@ def line_of(table, name, section=0):
     return next(line.cells for line in table.sections[section].lines if line.cells[0] == name)
 
 
-def test_a_geometric_mean_is_the_exponential_of_the_mean_logarithm_and_lies_in_its_interval():
-    found = statistics.geometric_mean([0.5, 2.0, 8.0])
-    assert found.median == pytest.approx(2.0)
-    assert 0.5 <= found.low < 2.0 < found.high <= 8.0
-
-
-def test_a_geometric_mean_of_one_case_has_no_interval_and_of_none_is_refused():
-    assert math.isnan(statistics.geometric_mean([3.0]).low)
-    with pytest.raises(ValueError, match="at least one"):
-        statistics.geometric_mean([])
-
-
-def test_a_paired_ratio_holds_where_the_machine_drifts():
-    """Both slow down fourfold together: medians apart say little, ratios by round say 1.1 exactly."""
-    drift = np.array([1.0, 4.0, 2.0, 1.5, 3.0])
-    found = statistics.paired_ratio(1.1 * drift, drift)
-    assert (found.low, found.median, found.high) == pytest.approx((1.1, 1.1, 1.1))
-
-
-def test_rounds_that_only_one_has_are_left_out_of_a_paired_ratio():
-    assert statistics.paired_ratio([2.0, 2.0, 2.0, 900.0], [1.0, 1.0, 1.0]).high == pytest.approx(2.0)
-
-
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
@@ -101,7 +77,7 @@ def test_rounds_that_only_one_has_are_left_out_of_a_paired_ratio():
     ids=["clear", "two that change places tie", "too few rounds to tell", "alone", "nothing"],
 )
 def test_a_ranking_ties_what_its_rounds_cannot_tell_apart(samples, expected):
-    assert statistics.ranking_text(statistics.ranking(samples)) == expected
+    assert ranking.ranking_text(ranking.ranking(samples)) == expected
 
 
 def test_measurements_carry_units_sizes_and_ratios():

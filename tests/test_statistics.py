@@ -1,9 +1,11 @@
 """Medians, ratios and their intervals."""
 
+import math
+
 import numpy as np
 import pytest
 
-from bench.statistics import median_interval, relative_width, speedup
+from bench.statistics import geometric_mean, median_interval, relative_width, speedup
 
 
 def test_the_median_of_equal_values_has_no_width():
@@ -41,3 +43,15 @@ def test_a_speedup_uses_only_the_rounds_that_both_ran():
 def test_no_values_are_an_error():
     with pytest.raises(ValueError, match="no values"):
         median_interval([])
+
+
+def test_a_geometric_mean_is_the_exponential_of_the_mean_logarithm_and_lies_in_its_interval():
+    found = geometric_mean([0.5, 2.0, 8.0])
+    assert found.median == pytest.approx(2.0)
+    assert 0.5 <= found.low < 2.0 < found.high <= 8.0
+
+
+def test_a_geometric_mean_of_one_case_has_no_interval_and_of_none_is_refused():
+    assert math.isnan(geometric_mean([3.0]).low)
+    with pytest.raises(ValueError, match="no values"):
+        geometric_mean([])
