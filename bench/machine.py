@@ -109,6 +109,11 @@ def _command(*words: str) -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
+def free_memory() -> int:
+    """Bytes that processes can still take without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
 def peak_memory() -> int:
     """Bytes of the largest resident memory of this process so far."""
     if sys.platform == "win32":

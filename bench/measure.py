@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import arena, check, inputs, pool, statistics, timing
+from bench import arena, check, inputs, machine, pool, statistics, timing
 from bench.results import Failure, Row
 from impls import Case, Unavailable, get
-from impls.specs import traffic
+from impls.specs import ITEMSIZE, traffic
 
 Array = npt.NDArray[Any]
 
@@ -43,8 +43,10 @@ CALIBRATIONS = 3
 """Samples that only set the number of loops: the first has one call, each next one the number found so far."""
 SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
-SET_BYTES = 64 * 2**20
-"""Cases with more traffic than this rotate two input sets instead of three."""
+SETS = ((64 * 2**20, 3), (256 * 2**20, 2))
+"""(bytes of all arrays, input sets in rotation) up to these sizes; beyond them one, which no cache holds anyway."""
+MEMORY_SHARE = 0.8
+"""The part of the free memory that a case may need."""
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Session:
     def verify(self, case: Case, direction: str, names: Sequence[str]) -> list[Row]:
         """Judge every implementation on the designed inputs and on one dense set."""
         contenders = [self._enter(case, direction, name) for name in names]
+        self._leave_out_large(case, direction, contenders, sets=1)
         self._check(case, direction, contenders, budget_s=None)
         self._check_dense(case, direction, contenders, count=1)
         self._pool.release()
@@ -118,9 +121,10 @@ class Session:
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
         """Judge every implementation, then time those that are right, within ``budget_s`` seconds of timing."""
         contenders = [self._enter(case, direction, name) for name in names]
+        count = _sets(case, direction)
+        self._leave_out_large(case, direction, contenders, count)
         self._check(case, direction, contenders, budget_s)
         _leave_out_slow(contenders, budget_s)
-        count = 3 if traffic(case.spec, direction) <= SET_BYTES else 2
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
         self._pool.release()
@@ -200,6 +204,19 @@ class Session:
             self._rates[_key(contender)] = case.spec.flops / contender.seconds
 
     # --- checking ---
+
+    def _leave_out_large(self, case: Case, direction: str, contenders: Sequence[Contender], sets: int) -> None:
+        """End all where the arrays of this process and of the workers would not fit into what is free."""
+        shared, own = _memory_needed(case, direction, sets, len(contenders))
+        free, folder = machine.free_memory(), shutil.disk_usage(self._folder).free
+        reason = ""
+        if shared + own > MEMORY_SHARE * free:
+            reason = f"needs about {(shared + own) / 1e9:.1f} GB; {free / 1e9:.1f} GB of memory are free"
+        elif shared > MEMORY_SHARE * folder:
+            reason = f"shares about {shared / 1e9:.1f} GB; {folder / 1e9:.1f} GB are free in {self._folder.parent}"
+        for contender in contenders:
+            if reason and contender.is_running:
+                contender.end("OUT_OF_MEMORY", f"{reason}; try a smaller --batch, or fewer --impl")
 
     def _check(self, case: Case, direction: str, contenders: Sequence[Contender], budget_s: float | None) -> None:
         """Plan all, then judge each on every designed input. Competitors' errors are reported, not judged."""
@@ -357,6 +374,27 @@ class Session:
         shapes = arena.shapes_of(case.spec, direction, outputs=True)
         arrays = arena.open_shared(path, shapes, case.spec.dtype).arrays
         return tuple(None if a is None else a.copy() for a in arrays)
+
+
+def _sets(case: Case, direction: str) -> int:
+    """How many input sets rotate."""
+    size = traffic(case.spec, direction)
+    return next((count for most, count in SETS if size <= most), 1)
+
+
+def _memory_needed(case: Case, direction: str, sets: int, workers: int) -> tuple[int, int]:
+    """Bytes of the shared files, and of everything else: float64 truth here, results and verified copies in workers.
+
+    Per output this process holds three float64 arrays for every set and as many while it computes them, and for its
+    inputs two copies in the spec's dtype and one in float64; a worker holds two of each result.
+    """
+    item = ITEMSIZE[case.spec.dtype]
+    inputs, outputs = (
+        item * sum(math.prod(s) for s in arena.shapes_of(case.spec, direction, outputs=which) if s is not None)
+        for which in (False, True)
+    )
+    parent = 3 * (sets + 1) * outputs * 8 // item + sets * inputs + 2 * inputs + inputs * 8 // item
+    return sets * (inputs + outputs), parent + workers * 2 * sets * outputs
 
 
 def _leave_out_slow(contenders: Sequence[Contender], budget_s: float) -> None:

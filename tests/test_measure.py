@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from bench import measure
 from bench.jobs import Selection, jobs
 from bench.measure import Session
 from bench.results import Failure
@@ -73,6 +74,18 @@ def test_a_call_beyond_the_budget_is_not_timed(session):
     (row,) = session.run(case, "forward", ("numpy",), budget_s=1e-6)
     assert row.status == "OVER_BUDGET"
     assert "1e-06 s" in row.reason
+
+
+def test_a_case_that_cannot_fit_is_a_row_and_nothing_is_allocated(session):
+    case = parse_case("maxpool2d:1000000x256x256x64,pool2x2")
+    rows = session.run(case, "grad_input", ("numpy", "numba_jit"), budget_s=0.3)
+    assert {row.status for row in rows} == {"OUT_OF_MEMORY"}
+    assert "GB of memory are free; try a smaller --batch" in rows[0].reason
+
+
+@pytest.mark.parametrize(("batch", "sets"), [(1, 3), (100, 3), (1000, 2), (10_000, 1)])
+def test_large_cases_rotate_fewer_input_sets(batch, sets):
+    assert measure._sets(parse_case(f"maxpool2d:{batch}x32x32x32,pool2x2"), "forward") == sets
 
 
 def test_what_is_not_supported_says_why(session):
