@@ -83,7 +83,9 @@ def _entry(op: str, name: str) -> Entry:
         _declared(implementation.arithmetic),
         implementation.competitor,
         implementation.missing(),
-        ("competitor: " if implementation.competitor else "") + implementation.note,
+        ("competitor: " if implementation.competitor else "")
+        + implementation.note
+        + ("" if implementation.repeatable else "; bits may differ from call to call"),
     )
 
 

@@ -350,8 +350,9 @@ def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> di
         ratios = [row.speedups[other].median for row in timed(own) if other in row.speedups and other != name]
         record |= _interval_record(f"over_{other}", geometric_mean(ratios) if ratios else None)
     record |= {"median_gflops": median(rates) if rates else None, "timed": len(timed(own))}
-    counts = Counter(row.status for row in own if row.status != "OK")
-    return record | {"not_ok": ", ".join(f"{count} {_words(status)}" for status, count in counts.most_common())}
+    counts = Counter(_words(row.status) for row in own if row.status != "OK")
+    counts.update("not repeatable" for row in own if row.repeatable is False)
+    return record | {"not_ok": ", ".join(f"{count} {words}" for words, count in counts.most_common())}
 
 
 def _summary_line(record: dict[str, Any], against: Sequence[str]) -> Line:

@@ -136,6 +136,12 @@ def test_selecting_keeps_what_matches_everything_asked():
     assert frames.select(ROWS, suites=["quick"]) == ()
 
 
+def test_the_summary_says_what_gives_other_bits_from_call_to_call():
+    rows = (row("numpy_gemm", repeatable=False), row("keras", repeatable=True))
+    section = tables.summary(RUN, rows).sections[0]
+    assert [line.cells[-1] for line in section.lines] == ["1 not repeatable", "none"]
+
+
 def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     table = tables.summary(RUN, ROWS)
     assert line_of(table, "numpy_gemm")[1:4] == ("2/2", "0.25", "1.00 ±100%")
