@@ -224,8 +224,9 @@ class Session:
             predicted = self._predicted(contender, case)
             if not contender.is_running:
                 continue
-            if budget_s is not None and predicted > budget_s:
-                contender.end("OVER_BUDGET", f"one call is predicted to take {predicted:.1f} s of {budget_s:g} s")
+            if budget_s is not None and MIN_ROUNDS_SLOW * predicted > budget_s:
+                reason = f"{MIN_ROUNDS_SLOW} calls, predicted to take {predicted:.2g} s each, exceed the budget"
+                contender.end("OVER_BUDGET", f"{reason} of {budget_s:g} s")
             else:
                 self._plan(contender, case)
         for design in inputs.judged(case):

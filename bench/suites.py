@@ -58,7 +58,7 @@ def _networks() -> tuple[Case, ...]:
 
 
 SUITES: Mapping[str, Callable[[], Suite]] = {
-    "quick": lambda: Suite("quick", tuple(map(parse_case, QUICK)), budget_s=1.0),
+    "quick": lambda: Suite("quick", tuple(map(parse_case, QUICK)), budget_s=0.7),
     "paper": lambda: Suite("paper", _grid((3, 5, 7))),
     "paper-large-kernels": lambda: Suite("paper-large-kernels", _grid(range(3, 20, 2))),
     "networks": lambda: Suite("networks", _networks()),
