@@ -41,6 +41,8 @@ WARM_BELOW_S = 0.25
 """A longer call needs no untimed call before its sample."""
 CALIBRATIONS = 3
 """Samples that only set the number of loops: the first has one call, each next one the number found so far."""
+TELLING_S = 0.1
+"""Of a longer call the larger part is work, whatever the framework: its rate tells of larger cases."""
 SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
 SETS = ((64 * 2**20, 3), (256 * 2**20, 2))
@@ -200,7 +202,7 @@ class Session:
         Of a short call most is overhead: its rate says nothing about a larger case.
         """
         self._rates.pop(_key(contender), None)
-        if contender.seconds > timing.SAMPLE_SECONDS:
+        if contender.seconds > TELLING_S:
             self._rates[_key(contender)] = case.spec.flops / contender.seconds
 
     # --- checking ---

@@ -95,7 +95,14 @@ ONE = ("run", "--direction", "forward", "--impl", "numpy", "--competitor", "none
 def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path, signal_number):
     cases = [word for units in range(1, 7) for word in ("--case", f"dense:4x8,u{units}")]
     command = [sys.executable, "-m", "bench", *ONE, *cases, "--db", str(tmp_path / "a.sqlite")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=_listen_to_ctrl_c,
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _stored(tmp_path / "a.sqlite"):
         time.sleep(0.05)
@@ -115,6 +122,11 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path, signal_number):
         refused = invoke(*command[3:], "--resume", option, "7")
         assert refused.exit_code == 2
         assert message in " ".join(refused.output.split())
+
+
+def _listen_to_ctrl_c():
+    """A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stored(path):
