@@ -25,18 +25,18 @@ class Suite:
 QUICK = (
     "conv2d:28x64x64x1,k5x5,f8,relu",
     "conv2d:28x16x16x8,k3x3,f16,relu",
-    "conv2d:64x28x28x1,k7x7,f64,relu",
-    "conv2d:64x14x14x32,k3x3,f64,relu",
-    "conv2d:64x32x32x3,k3x3,f32,relu",
-    "conv2d:64x32x32x32,k3x3,f32,relu",
-    "conv2d:64x8x8x64,k3x3,f128,relu",
+    "conv2d:32x28x28x1,k7x7,f64,relu",
+    "conv2d:32x14x14x32,k3x3,f64,relu",
+    "conv2d:32x32x32x3,k3x3,f32,relu",
+    "conv2d:32x32x32x32,k3x3,f32,relu",
+    "conv2d:32x8x8x64,k3x3,f128,relu",
     "maxpool2d:28x64x64x8,pool4x4",
-    "maxpool2d:64x32x32x32,pool2x2",
-    "avgpool2d:64x32x32x32,pool2x2",
+    "maxpool2d:32x32x32x32,pool2x2",
+    "avgpool2d:32x32x32x32,pool2x2",
     "dense:28x4096,u64,relu",
-    "dense:64x2048,u128,relu",
+    "dense:32x2048,u128,relu",
 )
-"""Layers of the published networks for Olivetti, MNIST and CIFAR-10; batches of 28 as published, or cut to 64."""
+"""Layers of the published networks for Olivetti, MNIST and CIFAR-10; batches of 28 as published, or cut to 32."""
 
 
 def _grid(kernels: Iterable[int]) -> tuple[Case, ...]:
