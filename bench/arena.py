@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from impls.contract import ALIGNMENT, aligned_empty
 from impls.specs import ITEMSIZE, Shape, Spec, arguments
 
 Array = npt.NDArray[Any]
@@ -22,7 +23,6 @@ Array = npt.NDArray[Any]
 GUARD_BYTES = 4096
 """A page before the first array and one after each: an overrun by any block of a kernel lands in it."""
 GUARD_VALUE = 0xA5
-ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ def size_of(shapes: Sequence[Shape | None], dtype: str) -> int:
 def allocate(shapes: Sequence[Shape | None], dtype: str) -> Arena:
     """A new arena in memory, guards set."""
     size = size_of(shapes, dtype)
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return _arena(raw[start : start + size], shapes, dtype, fresh=True)
+    return _arena(aligned_empty(size), shapes, dtype, fresh=True)
 
 
 def create(path: Path, shapes: Sequence[Shape | None], dtype: str) -> Arena:
