@@ -15,7 +15,8 @@ from bench import __version__
 
 if TYPE_CHECKING:
     from bench.jobs import Job, Selection
-    from bench.results import Row, Run, Store
+    from bench.results import Row, Run
+    from bench.store import Store
     from bench.suites import Suite
 
 DEFAULT_STORE = "layerbench.sqlite"
@@ -54,7 +55,7 @@ def _exit_status(error: Exception) -> int | None:
     if isinstance(error, SpecError):
         return 2
     loaded = (
-        ("bench.results", "StoreError", 2),
+        ("bench.store", "StoreError", 2),
         ("bench.keras_model", "ModelError", 2),
         ("datasets", "DatasetError", 1),
     )
@@ -192,7 +193,8 @@ def run(
     Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
     """
     from bench.jobs import in_suite, missing
-    from bench.results import Store, write_csv, write_json
+    from bench.results import write_csv, write_json
+    from bench.store import Store
     from reports import formats, tables
 
     threads = options.pop("threads")
@@ -258,7 +260,7 @@ def report(
     output: Path | None,
 ) -> None:
     """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
-    from bench.results import Store, StoreError
+    from bench.store import Store, StoreError
     from impls.specs import spec_type
     from reports import formats, tables
 

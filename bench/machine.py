@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 LIBRARIES = (
     "numpy",
@@ -35,7 +34,7 @@ def describe() -> dict[str, Any]:
     hardware = {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(_memory("total") / 1e9, 1),
         "os": f"{platform.system()} {platform.machine()}",
         "gpu": _gpu_names(),
     }
@@ -66,10 +65,7 @@ def _version(name: str) -> str | None:
 
 
 def _cpuinfo(key: str) -> str | None:
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return None
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
             return value.strip()
@@ -111,14 +107,34 @@ def _command(*words: str) -> str | None:
 
 def free_memory() -> int:
     """Bytes that processes can still take without swapping."""
-    return int(psutil.virtual_memory().available)
+    return _memory("available")
 
 
 def peak_memory() -> int:
     """Bytes of the largest resident memory of this process so far."""
     if sys.platform == "win32":
+        import psutil
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _memory(which: str) -> int:
+    """Bytes of memory, "total" or "available". Linux tells it itself, so that a bare machine needs no library."""
+    found = re.search(rf"^Mem{which}:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE | re.IGNORECASE)
+    if found:
+        return int(found[1]) * 1024
+    import psutil
+
+    return int(getattr(psutil.virtual_memory(), which))
+
+
+def _read(path: str) -> str:
+    """A text file of the system's; empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
-
-import psutil
 
 from bench.results import Failure
 
@@ -31,6 +30,13 @@ PLAN_SECONDS = 180.0
 """Set-up: importing a framework and compiling."""
 CALL_SECONDS = 60.0
 """One call at the least; more where the caller predicts more."""
+
+
+def _signal(process: int, name: str) -> None:
+    """Send a signal to a process that may have ended. Where the system has none to stop one, it goes on."""
+    if hasattr(signal, name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, getattr(signal, name))
 
 
 class WorkerProcess:
@@ -48,7 +54,6 @@ class WorkerProcess:
             stderr=self._errors,
             env=environment,
         )
-        self._handle = psutil.Process(self._process.pid)
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self._paused = False
@@ -70,15 +75,13 @@ class WorkerProcess:
     def pause(self) -> None:
         """Stop the process where it is."""
         if not self._paused and self._greeted:
-            with contextlib.suppress(psutil.Error):
-                self._handle.suspend()
+            _signal(self._process.pid, "SIGSTOP")
             self._paused = True
 
     def resume(self) -> None:
         """Let it go on."""
         if self._paused:
-            with contextlib.suppress(psutil.Error):
-                self._handle.resume()
+            _signal(self._process.pid, "SIGCONT")
             self._paused = False
 
     def kill(self) -> None:

@@ -214,8 +214,6 @@ def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:
 
 def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
     """Give every thread pool in this process the same size, and read back what is in force."""
-    from threadpoolctl import threadpool_info
-
     library = sys.modules[implementation.plan_type.__module__]
     if hasattr(library, "set_threads"):
         library.set_threads(count)
@@ -230,11 +228,19 @@ def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
 
         numba.set_num_threads(count)
         pools["numba"] = numba.get_num_threads()
-    for pool in threadpool_info():
-        pools[str(pool["internal_api"])] = int(pool["num_threads"])
+    pools |= _native_pools()
     if hasattr(library, "threads"):
         pools |= library.threads()
     return pools
+
+
+def _native_pools() -> dict[str, int]:
+    """Threads of the BLAS and OpenMP libraries in this process; unknown, and left out, without threadpoolctl."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return {}
+    return {str(pool["internal_api"]): int(pool["num_threads"]) for pool in threadpool_info()}
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""Numba's CUDA target as every kernel here uses it: one thread per result, compiled when a plan is made.
+"""Numba's CUDA target as every kernel here uses it: compiled when a plan is made, launched as the problem says.
 
 Import ``cuda`` from here and never from numba, so that a kernel's file can be imported where numba has no CUDA target:
 there ``cuda`` is None and ``devices.CUDA.missing()`` gives the reason. Importing a kernel's file compiles nothing and
@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numba.core import config
 
-from impls.contract import Plan
+from impls.contract import Implementation, Plan
 from impls.devices import CUDA
-from impls.specs import FORWARD, GRAD_INPUT, PoolSpec, Spec
+from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, PoolSpec, Spec, arguments
 
 # A small grid is what a small layer needs: numba's warning about it would be printed at every such launch.
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
@@ -33,7 +35,13 @@ except ImportError:  # a numba without its own target, or a numba-cuda without i
     cuda = None
 
 BLOCK = 128
-"""Threads per block: four warps."""
+"""Threads per block where nothing else is asked for: four warps."""
+
+MAX_BLOCKS = (2**31 - 1, 65_535, 65_535)
+MAX_THREADS = 1024
+MAX_SHARED_BYTES = 48 * 1024
+"""The same on every device since compute capability 5.0 (CUDA C++ Programming Guide, table of technical
+specifications); a kernel's own shared arrays never exceed the 48 KB, whatever a device has beyond."""
 
 ARRAY4 = "float32[:,:,:,::1]"
 MATRIX = "float32[:,::1]"
@@ -45,29 +53,80 @@ ZERO = np.float32(0)
 
 
 class Kernel:
-    """A CUDA kernel and the one signature that it is ever compiled for."""
+    """A CUDA kernel, the one signature that it is ever compiled for, and the shared memory that a block of it takes."""
 
-    def __init__(self, function: Callable[..., None], signature: str):
+    def __init__(self, function: Callable[..., None], signature: str, shared_bytes: int):
         self.function = function
         self.signature = signature
+        self.shared_bytes = shared_bytes
+
+    @property
+    def name(self) -> str:
+        """Its file and function, as "conv2d.numba_cuda_direct._forward"."""
+        return f"{self.function.__module__.removeprefix('impls.')}.{self.function.__name__}"
 
     @cached_property
-    def _dispatcher(self) -> Any:
+    def dispatcher(self) -> Any:
+        """What numba launches."""
         return cuda.jit(self.function)
 
     def compile(self) -> None:
         """Compile for the current device; the simulator, which runs Python, has nothing to compile."""
         if not config.ENABLE_CUDASIM:
-            self._dispatcher.compile(self.signature)
-
-    def launch(self, threads: int, *arguments: Any) -> None:
-        """Enqueue at least ``threads`` threads on the current stream; does not wait."""
-        self._dispatcher[-(-threads // BLOCK), BLOCK](*arguments)
+            self.dispatcher.compile(self.signature)
 
 
-def kernel(*types: str) -> Callable[[Callable[..., None]], Kernel]:
-    """Make a function a CUDA kernel whose arguments have these types (numba's notation)."""
-    return lambda function: Kernel(function, f"void({', '.join(types)})")
+def kernel(*types: str, shared_bytes: int = 0) -> Callable[[Callable[..., None]], Kernel]:
+    """Make a function a CUDA kernel whose arguments have these types (numba's notation).
+
+    ``shared_bytes``: what its shared arrays take together, at least.
+    """
+    return lambda function: Kernel(function, f"void({', '.join(types)})", shared_bytes)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel: (x, y, z) blocks of ``threads`` threads."""
+
+    kernel: Kernel
+    blocks: tuple[int, int, int]
+    threads: int = BLOCK
+
+    def __call__(self, *arguments: Any) -> None:
+        """Enqueue it on the current stream; does not wait."""
+        self.kernel.dispatcher[self.blocks, self.threads, _stream](*arguments)
+
+    def why_not(self) -> str | None:
+        """The reason why no device launches this, or None."""
+        for axis, blocks, most in zip("xyz", self.blocks, MAX_BLOCKS, strict=True):
+            if blocks > most:
+                return f"{self.kernel.name} would need {blocks} blocks along {axis}; a grid has at most {most}"
+        if self.threads > MAX_THREADS:
+            return f"{self.kernel.name} would need {self.threads} threads a block; there are at most {MAX_THREADS}"
+        if self.kernel.shared_bytes > MAX_SHARED_BYTES:
+            needed = f"{self.kernel.name} needs {self.kernel.shared_bytes} bytes of shared memory"
+            return f"{needed}; a block has {MAX_SHARED_BYTES}"
+        return None
+
+
+def one_thread_each(kernel: Kernel, count: int) -> Launch:
+    """A launch of at least ``count`` threads, and of one block at the least."""
+    return Launch(kernel, (max(1, -(-count // BLOCK)), 1, 1))
+
+
+_stream: Any = 0
+"""Where launches go: 0 is the default stream, or the stream that is being captured into a graph."""
+
+
+@contextmanager
+def launching_on(stream: Any) -> Iterator[None]:
+    """Send the launches of this block to another stream."""
+    global _stream
+    before, _stream = _stream, stream
+    try:
+        yield
+    finally:
+        _stream = before
 
 
 def device_function(function: Callable[..., Any]) -> Any:
@@ -80,10 +139,14 @@ def device_function(function: Callable[..., Any]) -> Any:
 
 
 class CudaPlan(Plan):
-    """Base of the plans whose arrays live on a CUDA device. ``kernels``: what each direction launches."""
+    """Base of the plans whose arrays live on a CUDA device: what they launch follows from the problem alone."""
 
     device = CUDA
-    kernels: ClassVar[Mapping[str, tuple[Kernel, ...]]]
+
+    @classmethod
+    def launches(cls, spec: Any, direction: str) -> tuple[Launch, ...]:
+        """Every launch of a call, in order: needs no device, and depends on none."""
+        raise NotImplementedError
 
     @classmethod
     def allocate(cls, count: int) -> Any:
@@ -92,28 +155,64 @@ class CudaPlan(Plan):
 
     def prepare(self) -> None:
         """Compile what the planned directions launch."""
-        for direction in self.directions:
-            for kernel in self.kernels[direction]:
-                kernel.compile()
+        self._launches = {direction: self.launches(self.spec, direction) for direction in self.directions}
+        for kernel in dict.fromkeys(launch.kernel for launches in self._launches.values() for launch in launches):
+            kernel.compile()
+
+    def enqueue(self, direction: str, *arguments: tuple[Any, ...]) -> None:
+        """Launch everything that a direction launches, each with its arguments."""
+        for launch, given in zip(self._launches[direction], arguments, strict=True):
+            launch(*given)
 
 
 class CudaPoolPlan(CudaPlan):
-    """Base of the pooling plans: what their launches need beside the arrays."""
+    """Base of the pooling plans: one thread per result."""
 
     spec: PoolSpec
     offers = (FORWARD, GRAD_INPUT)
+    kernels: ClassVar[Mapping[str, Kernel]]
+    """What each direction launches."""
+
+    @classmethod
+    def launches(cls, spec, direction):
+        results = math.prod(spec.y_shape if direction == FORWARD else spec.x_shape)
+        return (one_thread_each(cls.kernels[direction], results),)
 
     def prepare(self) -> None:
-        """Compile, and fix ``geometry`` (pool, stride, padding above and on the left) and the numbers of threads."""
+        """Compile, and fix ``geometry``: pool, stride, padding above and on the left."""
         super().prepare()
         (top, _), (left, _) = self.spec.pads
         self.geometry = self.spec.pool, self.spec.step, (top, left)
-        self.x_size, self.y_size = math.prod(self.spec.x_shape), math.prod(self.spec.y_shape)
 
 
-def only_float32(spec: Spec, direction: str) -> str | None:
-    """The reason why a problem of another dtype cannot be computed, or None."""
-    return None if spec.dtype == "float32" else f"its kernels compute in float32, not in {spec.dtype}"
+def implementation(
+    plan_type: type[CudaPlan],
+    algorithm: str,
+    note: str,
+    why_not: Callable[[Any, str], str | None] = lambda spec, direction: None,
+) -> Implementation:
+    """The record of a plan on CUDA; ``why_not`` gives reasons of its own, beside dtype, grid and device memory."""
+
+    def reason(spec: Any, direction: str) -> str | None:
+        if spec.dtype != "float32":
+            return f"its kernels compute in float32, not in {spec.dtype}"
+        own = why_not(spec, direction)
+        if own is not None:
+            return own
+        refused = (launch.why_not() for launch in plan_type.launches(spec, direction))
+        return next((text for text in refused if text), None) or _too_large(plan_type, spec, direction)
+
+    return Implementation(plan_type, algorithm=algorithm, why_not=reason, note=note)
+
+
+def _too_large(plan_type: type[CudaPlan], spec: Spec, direction: str) -> str | None:
+    """The reason why a call's arrays and scratch do not fit into the device's free memory, or None."""
+    free = CUDA.free_bytes()
+    arrays = sum(math.prod(a.shape) for a in arguments(spec, direction) if a.shape is not None) * ITEMSIZE[spec.dtype]
+    scratch = plan_type.scratch_bytes(spec, (direction,))
+    if free is None or arrays + scratch <= free:
+        return None
+    return f"needs {arrays} bytes of arrays and {scratch} of scratch; {free} bytes are free on the device"
 
 
 @device_function

@@ -30,6 +30,8 @@ class Device:
     get: Callable[[Any, np.ndarray], None]
     set: Callable[[Any, np.ndarray], None]
     wait: Callable[[], None]
+    free_bytes: Callable[[], int | None] = lambda: None
+    """Memory of the device that is not taken; None where nobody can say (the simulator), or where the harness asks."""
 
     def __str__(self) -> str:
         return self.name
@@ -107,4 +109,20 @@ def _cuda_wait() -> None:
     cuda.synchronize()
 
 
-CUDA = Device("cuda", missing=_cuda_missing, put=_cuda_put, get=_cuda_get, set=_cuda_set, wait=_cuda_wait)
+def _cuda_free_bytes() -> int | None:
+    if _cuda_missing():
+        return None
+    from numba import config, cuda
+
+    return None if config.ENABLE_CUDASIM else int(cuda.current_context().get_memory_info().free)
+
+
+CUDA = Device(
+    "cuda",
+    missing=_cuda_missing,
+    put=_cuda_put,
+    get=_cuda_get,
+    set=_cuda_set,
+    wait=_cuda_wait,
+    free_bytes=_cuda_free_bytes,
+)

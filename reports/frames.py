@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.results import TIMED, Row, Run, Store
+from bench.results import TIMED, Row, Run
 from impls.specs import SPEC_TYPES, parse
+
+if TYPE_CHECKING:
+    from bench.store import Store
 
 SPEC_COLUMNS = tuple(dict.fromkeys(field.name for kind in SPEC_TYPES.values() for field in fields(kind)))
 _COUNTS = ("batch", "height", "width", "side", "channels", "filters", "groups", "inputs", "units", "rounds", "loops")

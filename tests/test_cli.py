@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import __version__
 from bench.cli import main
-from bench.results import Store
+from bench.store import Store
 
 RUN = CliRunner()
 

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 OPS = ("conv2d", "maxpool2d", "avgpool2d")
 NAME = "numba_cuda_direct"
 KERNELS = {
-    f"{op}{name}": value
+    value.name: value
     for op in OPS
-    for name, value in vars(import_module(f"impls.{op}.{NAME}")).items()
+    for value in vars(import_module(f"impls.{op}.{NAME}")).values()
     if isinstance(value, Kernel)
 }
 CAPABILITIES = ((8, 0), (9, 0))

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.results import Interval, Row, Run, Store
+from bench.results import Interval, Row, Run
+from bench.store import Store
 from impls.specs import ConvSpec
 from reports import folder, formats, frames, published, ranking, tables
 

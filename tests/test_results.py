@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.results import Interval, Row, Run, Store, StoreError, write_csv, write_json
+from bench.results import Interval, Row, Run, write_csv, write_json
+from bench.store import Store, StoreError
 
 RUN = Run("layerbench run", "quick", seed=0, threads=2, started="2026-01-01T00:00:00+00:00", machine={"cpu": "x"})
 ROW = Row(

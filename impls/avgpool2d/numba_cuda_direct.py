@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation
+from impls.contract import DIRECT
 from impls.cuda_setup import (
     ARRAY4,
     PAIR,
@@ -18,8 +18,8 @@ from impls.cuda_setup import (
     CudaPoolPlan,
     covering,
     cuda,
+    implementation,
     kernel,
-    only_float32,
     under,
     unravel,
 )
@@ -63,13 +63,13 @@ def _grad_input(dy, dx, pool, stride, before):
 class NumbaCudaDirect(CudaPoolPlan):
     """forward(x, out), grad_input(x, y, dy, dx); the gradient does not depend on x and y."""
 
-    kernels: ClassVar = {FORWARD: (_forward,), GRAD_INPUT: (_grad_input,)}
+    kernels: ClassVar = {FORWARD: _forward, GRAD_INPUT: _grad_input}
 
     def forward(self, x, out):
-        _forward.launch(self.y_size, x, out, *self.geometry)
+        self.enqueue(FORWARD, (x, out, *self.geometry))
 
     def grad_input(self, x, y, dy, dx):
-        _grad_input.launch(self.x_size, dy, dx, *self.geometry)
+        self.enqueue(GRAD_INPUT, (dy, dx, *self.geometry))
 
 
-IMPL = Implementation(NumbaCudaDirect, algorithm=DIRECT, why_not=only_float32, note="one thread per result")
+IMPL = implementation(NumbaCudaDirect, algorithm=DIRECT, note="one thread per result")

@@ -9,11 +9,10 @@ kernel adds the slices in their order. No atomics: the same input gives the same
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation
+from impls.contract import DIRECT
 from impls.cuda_setup import (
     ARRAY4,
     FLAG,
@@ -23,8 +22,9 @@ from impls.cuda_setup import (
     ZERO,
     CudaPlan,
     cuda,
+    implementation,
     kernel,
-    only_float32,
+    one_thread_each,
     unravel,
 )
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec, Shape
@@ -157,11 +157,16 @@ class NumbaCudaDirect(CudaPlan):
     """Three directions on one stream; grad_weights and grad_input share their scratch."""
 
     spec: ConvSpec
-    kernels: ClassVar = {
-        FORWARD: (_forward,),
-        GRAD_WEIGHTS: (_sum_slices, _add_slices),
-        GRAD_INPUT: (_turn_round, _grad_input),
-    }
+
+    @classmethod
+    def launches(cls, spec, direction):
+        x_size, w_size, y_size = (math.prod(shape) for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
+        if direction == FORWARD:
+            return (one_thread_each(_forward, y_size),)
+        if direction == GRAD_INPUT:
+            return one_thread_each(_turn_round, w_size), one_thread_each(_grad_input, x_size)
+        slices, items = partial_shape(spec)
+        return one_thread_each(_sum_slices, slices * items), one_thread_each(_add_slices, items)
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
@@ -173,7 +178,6 @@ class NumbaCudaDirect(CudaPlan):
         spec = self.spec
         (top, _), (left, _) = spec.pads
         self._geometry = spec.stride, spec.dilation, (top, left)
-        self._x_size, self._w_size, self._y_size = (math.prod(s) for s in (spec.x_shape, spec.w_shape, spec.y_shape))
         self._no_bias = None if spec.bias else self.device.put(np.zeros(spec.filters, np.float32))
         if GRAD_WEIGHTS in self.directions:
             self._partial = self.scratch(partial_shape(spec))
@@ -182,18 +186,14 @@ class NumbaCudaDirect(CudaPlan):
 
     def forward(self, x, w, b, out):
         b = self._no_bias if b is None else b
-        _forward.launch(self._y_size, x, w, b, out, *self._geometry, self.spec.activation == "relu")
+        self.enqueue(FORWARD, (x, w, b, out, *self._geometry, self.spec.activation == "relu"))
 
     def grad_weights(self, x, dy, dw, db):
         db = self._no_bias if db is None else db
-        _sum_slices.launch(self._partial.size, x, dy, self._partial, dw, *self._geometry)
-        _add_slices.launch(self._partial.shape[1], self._partial, dw, db)
+        self.enqueue(GRAD_WEIGHTS, (x, dy, self._partial, dw, *self._geometry), (self._partial, dw, db))
 
     def grad_input(self, dy, w, dx):
-        _turn_round.launch(self._w_size, w, self._turned)
-        _grad_input.launch(self._x_size, dy, self._turned, dx, *self._geometry)
+        self.enqueue(GRAD_INPUT, (w, self._turned), (dy, self._turned, dx, *self._geometry))
 
 
-IMPL = Implementation(
-    NumbaCudaDirect, algorithm=DIRECT, why_not=only_float32, note="one thread per result, no shared memory"
-)
+IMPL = implementation(NumbaCudaDirect, algorithm=DIRECT, note="one thread per result, no shared memory")
