@@ -52,18 +52,26 @@ FLAG = "boolean"
 ZERO = np.float32(0)
 
 
-class Kernel:
-    """A CUDA kernel, the one signature that it is ever compiled for, and the shared memory that a block of it takes."""
+KERNELS: list[Kernel] = []
+"""Every kernel of the modules that were imported, for the checks that need no device."""
 
-    def __init__(self, function: Callable[..., None], signature: str, shared_bytes: int):
+
+class Kernel:
+    """A CUDA kernel: the one signature that it is ever compiled for, and the threads and shared memory of a block."""
+
+    def __init__(self, function: Callable[..., None], signature: str, threads: int, shared_bytes: int, variant: str):
         self.function = function
         self.signature = signature
+        self.threads = threads
         self.shared_bytes = shared_bytes
+        self.variant = variant
+        KERNELS.append(self)
 
     @property
     def name(self) -> str:
-        """Its file and function, as "conv2d.numba_cuda_direct._forward"."""
-        return f"{self.function.__module__.removeprefix('impls.')}.{self.function.__name__}"
+        """Its file, function and variant, as "conv2d.numba_cuda_direct._forward" or "cuda_gemm._multiply[64x64]"."""
+        variant = f"[{self.variant}]" if self.variant else ""
+        return f"{self.function.__module__.removeprefix('impls.')}.{self.function.__name__}{variant}"
 
     @cached_property
     def dispatcher(self) -> Any:
@@ -76,33 +84,35 @@ class Kernel:
             self.dispatcher.compile(self.signature)
 
 
-def kernel(*types: str, shared_bytes: int = 0) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(
+    *types: str, threads: int = BLOCK, shared_bytes: int = 0, variant: str = ""
+) -> Callable[[Callable[..., None]], Kernel]:
     """Make a function a CUDA kernel whose arguments have these types (numba's notation).
 
-    ``shared_bytes``: what its shared arrays take together, at least.
+    ``threads``: of a block, always. ``shared_bytes``: what its shared arrays take together. ``variant``: tells kernels
+    apart that one function makes with different constants.
     """
-    return lambda function: Kernel(function, f"void({', '.join(types)})", shared_bytes)
+    return lambda function: Kernel(function, f"void({', '.join(types)})", threads, shared_bytes, variant)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a kernel: (x, y, z) blocks of ``threads`` threads."""
+    """One launch of a kernel: (x, y, z) blocks of the kernel's threads."""
 
     kernel: Kernel
     blocks: tuple[int, int, int]
-    threads: int = BLOCK
 
     def __call__(self, *arguments: Any) -> None:
         """Enqueue it on the current stream; does not wait."""
-        self.kernel.dispatcher[self.blocks, self.threads, _stream](*arguments)
+        self.kernel.dispatcher[self.blocks, self.kernel.threads, _stream](*arguments)
 
     def why_not(self) -> str | None:
         """The reason why no device launches this, or None."""
         for axis, blocks, most in zip("xyz", self.blocks, MAX_BLOCKS, strict=True):
             if blocks > most:
                 return f"{self.kernel.name} would need {blocks} blocks along {axis}; a grid has at most {most}"
-        if self.threads > MAX_THREADS:
-            return f"{self.kernel.name} would need {self.threads} threads a block; there are at most {MAX_THREADS}"
+        if self.kernel.threads > MAX_THREADS:
+            return f"{self.kernel.name} needs blocks of {self.kernel.threads} threads; they have at most {MAX_THREADS}"
         if self.kernel.shared_bytes > MAX_SHARED_BYTES:
             needed = f"{self.kernel.name} needs {self.kernel.shared_bytes} bytes of shared memory"
             return f"{needed}; a block has {MAX_SHARED_BYTES}"
@@ -111,7 +121,7 @@ class Launch:
 
 def one_thread_each(kernel: Kernel, count: int) -> Launch:
     """A launch of at least ``count`` threads, and of one block at the least."""
-    return Launch(kernel, (max(1, -(-count // BLOCK)), 1, 1))
+    return Launch(kernel, (max(1, -(-count // kernel.threads)), 1, 1))
 
 
 _stream: Any = 0
