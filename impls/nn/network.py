@@ -76,7 +76,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call of a pass: a layer in a direction. ``case`` and ``implementation``: None and "" where numba is enough."""
+    """One call of a pass: a layer in a direction; ``case`` is None where the registry has no part in it."""
 
     layer: str
     direction: str
@@ -176,7 +176,6 @@ class Pass:
         self.training = training
         self.dropout_step = 0
         self.x = _aligned(batch * math.prod(network.image_shape), network.dtype).reshape(batch, *network.image_shape)
-        self._workspaces: list[Any] = []
         self._inputs: dict[str, Array] = {}
         self._outputs: dict[str, Array] = {}
         self.forward_operations = tuple(self._bind_forward())
@@ -197,6 +196,10 @@ class Pass:
     def finish(self) -> None:
         """Apply the last activation to y, where no loss does it."""
         activations.apply(self.network.activation, self.y)
+
+    def output_of(self, layer: str) -> Array:
+        """What a layer gave in the last forward pass."""
+        return self._outputs[layer]
 
     # --- binding ---
 

@@ -43,7 +43,7 @@ class StepDecay:
 
 @dataclass(frozen=True, slots=True)
 class CosineDecay:
-    """From initial to final along half a cosine in ``steps`` steps, then final (I. Loshchilov, F. Hutter, ICLR 2017)."""
+    """From initial to final along half a cosine in ``steps`` steps (I. Loshchilov, F. Hutter, ICLR 2017)."""
 
     initial: float
     steps: int

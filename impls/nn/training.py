@@ -1,0 +1,362 @@
+"""Training: batches in a seeded order, a step, an epoch, early stopping; and prediction in batches of one size.
+
+A Trainer is driven epoch by epoch, so that several networks can be trained in turns and timed from outside: nothing
+here reads a clock. The loss of an epoch is the mean over its samples while the weights move, as Keras reports it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from impls.nn import losses
+from impls.nn.network import Network, Parameter, Pass
+from impls.nn.optimizers import Adam, Optimizer, State
+from impls.nn.schedules import rate_at
+from impls.numba_setup import njit
+from impls.specs import SpecError
+
+Array = npt.NDArray[Any]
+Record: TypeAlias = dict[str, float]
+Callback: TypeAlias = Callable[["Trainer", Record], object]
+"""Called after every epoch with the trainer and the epoch's record; True ends the training."""
+
+
+class TrainingError(RuntimeError):
+    """The loss or the data is NaN or infinite: the message says where it began, and what was kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyStopping:
+    """Stop when ``monitor`` has not fallen by more than ``min_delta`` for ``patience`` epochs.
+
+    A monitor whose name ends in "accuracy" must rise instead. ``restore_best`` brings the best epoch's weights back.
+    """
+
+    monitor: str = "val_loss"
+    patience: int = 10
+    min_delta: float = 0.0
+    restore_best: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to train. ``batches`` (a number of batches per epoch, sizes differing by one at most) goes before ``batch``.
+
+    Gradients are means over the batch; penalties are added before clipping, as in Keras. ``clip_norm`` limits the norm
+    of each parameter's gradient, ``clip_global_norm`` that of all together; at most one way of clipping is allowed.
+    ``weight_decay`` takes rate * weight_decay * w from every weight before its step. ``validation_split``: the fraction
+    of the samples, taken from the end before shuffling as Keras does, that is held out.
+    """
+
+    epochs: int = 100
+    batch: int = 32
+    batches: int | None = None
+    loss: str = "categorical_crossentropy"
+    optimizer: Optimizer = field(default_factory=Adam)
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    clip_global_norm: float | None = None
+    weight_decay: float = 0.0
+    shuffle: bool = True
+    seed: int = 0
+    validation_split: float = 0.0
+    early_stopping: EarlyStopping | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a setting outside its range, naming it."""
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batches is not None and self.batches < 1:
+            raise SpecError(f"batches={self.batches} must be at least 1")
+        if self.loss not in losses.LOSSES:
+            raise SpecError(f"unknown loss {self.loss!r}; known: {', '.join(losses.LOSSES)}")
+        if not 0 <= self.validation_split < 1:
+            raise SpecError(f"validation_split={self.validation_split} must be at least 0 and below 1")
+        clips = [name for name in ("clip_value", "clip_norm", "clip_global_norm") if getattr(self, name) is not None]
+        if len(clips) > 1:
+            raise SpecError(f"{' and '.join(clips)} exclude each other; give one")
+        for name in clips:
+            if not getattr(self, name) > 0:
+                raise SpecError(f"{name}={getattr(self, name)} must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Samples x (n, H, W, C) and what the network should answer, targets (n, units)."""
+
+    x: Array
+    targets: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class Trainer:
+    """A network in training: its optimizer's state, the number of steps taken, and the history of its epochs."""
+
+    def __init__(
+        self, network: Network, data: Data, settings: Settings | None = None, validation: Data | None = None
+    ) -> None:
+        """Raises SpecError where samples or targets do not fit the network, TrainingError for NaN or infinite ones."""
+        self.network = network
+        self.settings = settings or Settings()
+        held_out = math.floor(len(data) * self.settings.validation_split) if validation is None else 0
+        kept = len(data) - held_out
+        self.data = _checked(network, Data(data.x[:kept], data.targets[:kept]), "training")
+        if held_out:
+            validation = Data(data.x[kept:], data.targets[kept:])
+        self.validation = None if validation is None else _checked(network, validation, "validation")
+        self.history: list[Record] = []
+        self.steps = 0
+        self.stopped = False
+        self._rng = np.random.default_rng(self.settings.seed)
+        self._spans = tuple(_spans(network.parameters))
+        self._states = [self.settings.optimizer.init(stop - start) for start, stop in self._spans]
+        self._passes: dict[int, Pass] = {}
+        self._best: tuple[float, Array, int] | None = None
+
+    def fit(self, callbacks: Sequence[Callback] = ()) -> list[Record]:
+        """Train until the epochs are over or something ends it; returns the history."""
+        while not self.stopped and len(self.history) < self.settings.epochs:
+            record = self.epoch()
+            if any([callback(self, record) is True for callback in callbacks]):
+                self.stopped = True
+        self.finish()
+        return self.history
+
+    def finish(self) -> None:
+        """Bring the best weights back where early stopping is asked to."""
+        stopping = self.settings.early_stopping
+        if stopping and stopping.restore_best and self._best:
+            self.network.weights[...] = self._best[1]
+
+    def epoch(self) -> Record:
+        """One pass over the data in a new order. Raises TrainingError where the loss stops being finite."""
+        before = self.network.weights.copy()
+        order = self._rng.permutation(len(self.data)) if self.settings.shuffle else np.arange(len(self.data))
+        total = right = 0.0
+        for number, chosen in enumerate(batches(order, self.settings)):
+            loss, hits = self.step(chosen)
+            if not math.isfinite(loss):
+                raise self._failure(number, len(chosen), loss, before)
+            total, right = total + loss * len(chosen), right + hits
+        record: Record = {"loss": total / len(self.data)}
+        if _has_accuracy(self.settings.loss):
+            record["accuracy"] = right / len(self.data)
+        if self.validation is not None:
+            found = evaluate(self.network, self.validation, self.settings.loss, self.settings.batch)
+            record |= {f"val_{name}": value for name, value in found.items()}
+        self.history.append(record)
+        self._watch(record)
+        return record
+
+    def step(self, chosen: Array) -> tuple[float, float]:
+        """One step on these samples: (loss with penalties, samples answered right). NaN loss: nothing is changed."""
+        bound = self.pass_for(len(chosen))
+        np.take(self.data.x, chosen, axis=0, out=bound.x, mode="clip")
+        return self.step_on(bound, self.data.targets[chosen])
+
+    def step_on(self, bound: Pass, targets: Array) -> tuple[float, float]:
+        """One step on what lies in the pass's x."""
+        bound.dropout_step = self.steps
+        bound.forward()
+        loss = losses.evaluate(self.settings.loss, self.network.activation, bound.y, targets, bound.dy)
+        if not math.isfinite(loss):
+            return loss, 0.0
+        bound.backward()
+        loss += self.update()
+        return loss, _hits(bound.y, targets) if _has_accuracy(self.settings.loss) else 0.0
+
+    def update(self) -> float:
+        """Move the weights by the network's gradients; returns the penalties at the weights before."""
+        network, settings = self.network, self.settings
+        penalty = _penalize(network)
+        _clip(network, settings)
+        rate = rate_at(settings.optimizer.learning_rate, self.steps)
+        for (start, stop), state in zip(self._spans, self._states, strict=True):
+            w, g = network.weights[start:stop], network.gradients[start:stop]
+            if settings.weight_decay:
+                w -= w * np.float32(settings.weight_decay) * np.float32(rate)
+            settings.optimizer.update(w, g, state, rate, self.steps)
+        self.steps += 1
+        return penalty
+
+    def pass_for(self, batch: int) -> Pass:
+        """The training pass for a batch size, made once."""
+        if batch not in self._passes:
+            self._passes[batch] = Pass(self.network, batch, training=True)
+        return self._passes[batch]
+
+    def optimizer_state(self) -> list[tuple[tuple[int, int], State]]:
+        """The optimizer's arrays for every span (start, stop) of the flat weights that learns."""
+        return list(zip(self._spans, self._states, strict=True))
+
+    def _watch(self, record: Record) -> None:
+        stopping = self.settings.early_stopping
+        if stopping is None:
+            return
+        if stopping.monitor not in record:
+            raise SpecError(f"early stopping watches {stopping.monitor!r}; an epoch has {', '.join(record)}")
+        sign = -1.0 if stopping.monitor.endswith("accuracy") else 1.0
+        value, epoch = sign * record[stopping.monitor], len(self.history)
+        if self._best is None or value < self._best[0] - stopping.min_delta:
+            self._best = value, self.network.weights.copy(), epoch
+        self.stopped = epoch - self._best[2] >= stopping.patience
+
+    def _failure(self, batch: int, size: int, loss: float, before: Array) -> TrainingError:
+        """Say where it began, and leave weights that are finite."""
+        kept = "the weights before that batch were kept"
+        if not np.isfinite(self.network.weights).all():
+            self.network.weights[...] = before
+            kept = "the weights of the epoch's beginning were kept"
+        return TrainingError(
+            f"the loss became {loss} in epoch {len(self.history) + 1}, batch {batch + 1}, "
+            f"first seen after {_first_bad(self._passes[size])}; {kept}. "
+            "Try a lower learning rate, or clip the gradients"
+        )
+
+
+def batches(order: Array, settings: Settings) -> Iterator[Array]:
+    """The samples of each step: ``batches`` parts whose sizes differ by one at most, or parts of ``batch``."""
+    if settings.batches is not None:
+        yield from (part for part in np.array_split(order, settings.batches) if len(part))
+        return
+    for start in range(0, len(order), settings.batch):
+        yield order[start : start + settings.batch]
+
+
+def predict(network: Network, x: Array, batch: int = 32) -> Array:
+    """The network's answers (n, units) for samples (n, H, W, C).
+
+    Every pass has the same batch size, the last one filled up, so that a sample's answer does not depend on which
+    others come with it.
+    """
+    answers = np.empty((len(x), *network.output_shape), network.dtype)
+    bound = Pass(network, batch, training=False)
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        bound.x[: len(part)] = part
+        bound.x[len(part) :] = 0
+        bound.forward()
+        bound.finish()
+        answers[start : start + len(part)] = bound.y[: len(part)]
+    return answers
+
+
+def evaluate(network: Network, data: Data, loss: str, batch: int = 32) -> Record:
+    """Loss (penalties included), and accuracy where the loss is of classes."""
+    answers = predict(network, data.x, batch)
+    # The activation has been applied: what is asked for is the loss of probabilities.
+    value = losses.evaluate(loss, "linear", answers, data.targets.astype(answers.dtype), np.empty_like(answers))
+    record: Record = {"loss": value + penalty_of(network)}
+    if _has_accuracy(loss):
+        record["accuracy"] = _hits(answers, data.targets) / len(data)
+    return record
+
+
+def penalty_of(network: Network) -> float:
+    """l1 sum |w| + l2 sum w^2 over all parameters."""
+    total = 0.0
+    for parameter in network.parameters:
+        if parameter.l1 or parameter.l2:
+            w = parameter.of(network.weights).astype(np.float64)
+            total += parameter.l1 * float(np.abs(w).sum()) + parameter.l2 * float(np.square(w).sum())
+    return total
+
+
+def _penalize(network: Network) -> float:
+    """Add the penalties' gradients; returns the penalties."""
+    total = 0.0
+    for parameter in network.parameters:
+        if parameter.l1 or parameter.l2:
+            span = slice(parameter.start, parameter.stop)
+            total += _add_penalty(network.weights[span], network.gradients[span], parameter.l1, parameter.l2)
+    return total
+
+
+@njit
+def _add_penalty(w, g, l1, l2):
+    total = 0.0
+    for i in range(len(w)):
+        total += l1 * abs(w[i]) + l2 * w[i] * w[i]
+        g[i] += l1 * np.sign(w[i]) + 2 * l2 * w[i]
+    return total
+
+
+def _clip(network: Network, settings: Settings) -> None:
+    g = network.gradients
+    if settings.clip_value is not None:
+        np.clip(g, -settings.clip_value, settings.clip_value, out=g)
+    learning = [p for p in network.parameters if p.trainable]
+    if settings.clip_norm is not None:
+        for parameter in learning:
+            _shrink([parameter.of(g)], settings.clip_norm)
+    if settings.clip_global_norm is not None:
+        _shrink([parameter.of(g) for parameter in learning], settings.clip_global_norm)
+
+
+def _shrink(gradients: Sequence[Array], limit: float) -> None:
+    """Scale gradients so that the norm of all together is at most ``limit``."""
+    norm = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients))
+    if norm > limit:
+        for g in gradients:
+            g *= g.dtype.type(limit / norm)
+
+
+def _spans(parameters: Sequence[Parameter]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of every run of parameters that learn."""
+    start = stop = None
+    for parameter in parameters:
+        if parameter.trainable:
+            start, stop = parameter.start if start is None else start, parameter.stop
+        elif start is not None and stop is not None:
+            yield start, stop
+            start = None
+    if start is not None and stop is not None:
+        yield start, stop
+
+
+def _checked(network: Network, data: Data, what: str) -> Data:
+    """The same data as C-contiguous arrays of the network's dtype."""
+    x, targets = (np.ascontiguousarray(a, network.dtype) for a in (data.x, data.targets))
+    if x.shape[1:] != network.image_shape:
+        raise SpecError(f"the network takes images of {network.image_shape}; the {what} data have {x.shape[1:]}")
+    if targets.shape != (len(x), *network.output_shape):
+        expected = (len(x), *network.output_shape)
+        raise SpecError(f"the {what} targets have shape {targets.shape}; the network's answers have {expected}")
+    if not len(x):
+        raise SpecError(f"there are no {what} samples")
+    for name, array in (("samples", x), ("targets", targets)):
+        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        if bad.any():
+            raise TrainingError(f"the {what} {name} hold NaN or infinity, first in number {int(bad.argmax())}")
+    return Data(x, targets)
+
+
+def _has_accuracy(loss: str) -> bool:
+    return loss != "mean_squared_error"
+
+
+def _hits(answers: Array, targets: Array) -> float:
+    """How many samples are answered right: the largest unit, or the side of one half where there is one unit."""
+    if answers.shape[1] == 1:
+        return float(((answers > 0.5) == (targets > 0.5)).sum())
+    return float((answers.argmax(axis=1) == targets.argmax(axis=1)).sum())
+
+
+def _first_bad(bound: Pass) -> str:
+    """The first layer whose result or parameters are not finite."""
+    for step in bound.network.steps:
+        for array in bound.network.layer_weights(step.name):
+            if not np.isfinite(array).all():
+                return f"the weights of layer {step.name}"
+        if not np.isfinite(bound.output_of(step.name)).all():
+            return f"layer {step.name}"
+    return "the loss"
