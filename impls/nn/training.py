@@ -126,8 +126,9 @@ class Trainer:
         """Train until the epochs are over or something ends it; returns the history."""
         while not self.stopped and len(self.history) < self.settings.epochs:
             record = self.epoch()
-            if any([callback(self, record) is True for callback in callbacks]):
-                self.stopped = True
+            for callback in callbacks:
+                if callback(self, record) is True:
+                    self.stopped = True
         self.finish()
         return self.history
 
