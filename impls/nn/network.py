@@ -27,6 +27,9 @@ from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, Shape, SpecErro
 
 Array = npt.NDArray[Any]
 
+ACTIVATION = "activation"
+"""The direction of an operation that is no problem of the registry: an activation, forwards or backwards."""
+
 EVERY = "*"
 """The name of a layer's options where the layer has none of its own."""
 
@@ -220,7 +223,7 @@ class Pass:
                 y = _aligned(math.prod(case.spec.y_shape), self.network.dtype).reshape(case.spec.y_shape)
                 yield self._call(step, case, FORWARD, (x, *self._weights(step, case), y))
                 if activation_of(step) in activations.FORWARD and step is not self.network.steps[-1]:
-                    yield Operation(step.name, FORWARD, partial(activations.apply, activation_of(step), y))
+                    yield Operation(step.name, ACTIVATION, partial(activations.apply, activation_of(step), y))
             self._outputs[step.name] = x = y
 
     def _bind_backward(self) -> Iterator[Operation]:
@@ -235,7 +238,7 @@ class Pass:
             x, y = self._inputs[step.name], self._outputs[step.name]
             is_last, is_first = index == len(chain) - 1, index == learning[0]
             if not is_last and activation_of(step) in activations.BACKWARD:
-                yield Operation(step.name, GRAD_INPUT, partial(activations.take_back, activation_of(step), y, dy))
+                yield Operation(step.name, ACTIVATION, partial(activations.take_back, activation_of(step), y, dy))
             if self._learns(step):
                 assert case is not None
                 gradients = self.network.layer_weights(step.name, self.network.gradients)

@@ -184,7 +184,8 @@ class Nadam(Optimizer):
         now, following = self._momentum(step), self._momentum(step + 1)
         product = self._product(step)
         rests = 1 - product * following, 1 - product, 1 - _power(self.beta_2, step + 1)
-        numbers = _float32(rate, following, 1 - now, *rests, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
+        rest_1, rest_2 = (1 - np.float32(beta) for beta in (self.beta_1, self.beta_2))
+        numbers = _float32(rate, following, 1 - now, *rests, rest_1, rest_2, self.epsilon)
         _nadam(w, g, *state, *numbers, _parts(w))
 
     def _product(self, step: int) -> np.float32:

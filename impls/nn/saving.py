@@ -6,7 +6,9 @@ anything is built: sizes are checked against the file's own length first.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy.typing as npt
 
 from impls.nn.initializers import Initializer
 from impls.nn.network import Network, Options
-from impls.nn.structure import parse
+from impls.nn.structure import Structure, parse, steps
 from impls.specs import SpecError
 
 Array = npt.NDArray[Any]
@@ -32,15 +34,17 @@ def save(network: Network, path: str | Path) -> None:
     """Write structure, options and weights. An existing file is replaced whole, or not at all."""
     from safetensors.numpy import save as to_bytes
 
+    arrays = network.named_weights()
     header = {
         "format": FORMAT,
+        "sha256": _digest(arrays),
         "structure": str(network.structure),
         "image_shape": json.dumps(network.image_shape),
         "options": json.dumps({name: _plain(options) for name, options in network.options.items()}),
     }
     target = Path(path)
     beside = target.with_name(f"{target.name}.part")
-    beside.write_bytes(to_bytes(network.named_weights(), metadata=header))
+    beside.write_bytes(to_bytes(arrays, metadata=header))
     beside.replace(target)
 
 
@@ -49,6 +53,8 @@ def load(path: str | Path) -> Network:
     header, arrays = _read(Path(path))
     if header.get("format") != FORMAT:
         raise FileError(f"{path} holds no network of this program: its format is {header.get('format')!r}")
+    if header.get("sha256") != _digest(arrays):
+        raise FileError(f"{path} is damaged: its weights do not have the checksum that was written with them")
     try:
         structure = parse(header["structure"])
         image_shape = tuple(int(side) for side in json.loads(header["image_shape"]))
@@ -62,10 +68,8 @@ def load(path: str | Path) -> Network:
     return network
 
 
-def _require_size(structure: Any, image_shape: tuple[int, ...], values: int) -> None:
+def _require_size(structure: Structure, image_shape: tuple[int, ...], values: int) -> None:
     """Refuse a description that would need more weights than the file has, before they are allocated."""
-    from impls.nn.structure import steps
-
     needed = sum(step.parameters for step in steps(structure, image_shape))
     if needed != values:
         raise SpecError(f"its layers need {needed} weights, the file holds {values}")
@@ -88,6 +92,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
         if not np.isfinite(array).all():
             raise FileError(f"{path}: {name} holds NaN or infinity")
     return header, arrays
+
+
+def _digest(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 of all weights in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _plain(options: Options) -> dict[str, Any]:
