@@ -25,7 +25,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from impls.nn.structure import PUBLISHED, Conv, Dense, Flatten, Layer, MaxPool, Step, Structure, parse, steps
+from impls.nn.structure import (
+    PUBLISHED,
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    Step,
+    Structure,
+    parse,
+    steps,
+)
 from impls.specs import Case, Shape, SpecError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -307,6 +319,8 @@ def _keras_layer(keras: Any, layer: Layer, name: str) -> Any:
         return keras.layers.Conv2D(layer.filters, layer.kernel, padding="same", name=name)
     if isinstance(layer, MaxPool):
         return keras.layers.MaxPooling2D(layer.pool, name=name)
+    if isinstance(layer, AveragePool):
+        return keras.layers.AveragePooling2D(layer.pool, name=name)
     if isinstance(layer, Dense):
         return keras.layers.Dense(layer.units, name=name)
     return (

@@ -15,6 +15,7 @@ STRUCTURES = {
     "dense only": "2x2x3->F();D(5,t);D(4,s);D(3,sm)",
     "convolutions, pooling, dropout": "8x9x2->C(3,4,r);M(2);C(3,5,s);DR(0.25);F();D(7,t);DR(0.5);D(6,r);D(3,sm)",
     "softmax inside": "4x4x1->C(3,2,t);F();D(5,sm);D(3,sm)",
+    "average pooling": "6x7x2->C(3,3,t);A(2);F();D(3,sm)",
     "dropout first": "4x4x1->DR(0.5);C(3,2,l);F();D(3,sm)",
     "convolution last but one, no hidden dense": "5x4x2->C(5,3,r);M(2);F();D(3,sm)",
 }

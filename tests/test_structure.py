@@ -4,7 +4,19 @@ import math
 
 import pytest
 
-from impls.nn.structure import PUBLISHED, Conv, Dense, Dropout, Flatten, MaxPool, Structure, parse, problems, steps
+from impls.nn.structure import (
+    PUBLISHED,
+    AveragePool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    Structure,
+    parse,
+    problems,
+    steps,
+)
 from impls.specs import SpecError, arguments
 
 PUBLISHED_PARAMETERS = {
@@ -18,8 +30,16 @@ PUBLISHED_PARAMETERS = {
 
 def test_every_kind_of_layer_is_read():
     """One of each, with its arguments and default activation."""
-    layers = (Conv(5, 8, "relu"), MaxPool(4), Dropout(0.25), Flatten(), Dense(64), Dense(40, "softmax"))
-    assert parse("C(5,8,r);M(4);DR(0.25);F();D(64);D(40,sm);") == Structure(layers)
+    layers = (Conv(5, 8, "relu"), MaxPool(4), AveragePool(2), Dropout(0.25), Flatten(), Dense(64), Dense(40, "softmax"))
+    assert parse("C(5,8,r);M(4);A(2);DR(0.25);F();D(64);D(40,sm);") == Structure(layers)
+
+
+def test_the_long_form_is_the_short_one_spelt_out():
+    """And is read back."""
+    structure = parse("64x64x1->C(5,8,r)x2;M(4);A(2);DR(0.25);F();D(64);D(40,sm);")
+    long = "64x64x1->C(5,8,relu);C(5,8,relu);M(4);A(2);DR(0.25);F();D(64);D(40,softmax);"
+    assert structure.long == long
+    assert parse(long) == structure
 
 
 @pytest.mark.parametrize(

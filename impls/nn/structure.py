@@ -3,6 +3,7 @@
     structure    [64x64x1->]layer;layer;...[;]      layer x2 stands for the layer twice
     C(5,8,r)     convolution: 5x5 kernel, 8 filters, "same" padding, stride 1; the activation may be left out
     M(4)         max pooling: 4x4 windows side by side; what is left over at the bottom and right is dropped
+    A(4)         average pooling of the same windows
     DR(0.25)     dropout: the fraction dropped in training; nothing happens in inference
     F()          flatten
     D(64,r)      dense: 64 units; the activation may be left out
@@ -60,6 +61,20 @@ class MaxPool:
 
 
 @dataclass(frozen=True, slots=True)
+class AveragePool:
+    """The average of square windows side by side; an incomplete window at the bottom or right is dropped."""
+
+    code: ClassVar[str] = "A"
+    pool: int
+
+    def __post_init__(self) -> None:
+        _require_counts(pool=self.pool)
+
+    def __str__(self) -> str:
+        return f"A({self.pool})"
+
+
+@dataclass(frozen=True, slots=True)
 class Dropout:
     """In training, zeroes this fraction of the values; in inference, nothing."""
 
@@ -100,7 +115,7 @@ class Dense:
         return f"D({self.units}{_activation_text(self.activation)})"
 
 
-Layer: TypeAlias = Conv | MaxPool | Dropout | Flatten | Dense
+Layer: TypeAlias = Conv | MaxPool | AveragePool | Dropout | Flatten | Dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,12 @@ class Structure:
 
     layers: tuple[Layer, ...]
     image_shape: Shape | None = None
+
+    @property
+    def long(self) -> str:
+        """The long text form: no repetitions, full names of the activations; ``parse`` reads it back."""
+        body = "".join(f"{_long_text(layer)};" for layer in self.layers)
+        return f"{'x'.join(map(str, self.image_shape))}->{body}" if self.image_shape else body
 
     def __str__(self) -> str:
         """The short text form; ``parse`` reads it back."""
@@ -146,9 +167,10 @@ class Step:
             h, w, c = self.input_shape
             kernel, activation = (layer.kernel, layer.kernel), _fused(layer.activation)
             return Case("conv2d", ConvSpec(batch, h, w, c, layer.filters, kernel, activation=activation))
-        if isinstance(layer, MaxPool):
+        if isinstance(layer, MaxPool | AveragePool):
             h, w, c = self.input_shape
-            return Case("maxpool2d", PoolSpec(batch, h, w, c, pool=(layer.pool, layer.pool)))
+            op = "maxpool2d" if isinstance(layer, MaxPool) else "avgpool2d"
+            return Case(op, PoolSpec(batch, h, w, c, pool=(layer.pool, layer.pool)))
         return None
 
 
@@ -227,7 +249,7 @@ def _read_layer(scanner: _Scanner) -> Iterator[Layer]:
     """One layer as often as it is repeated, and the semicolon after it."""
     scanner.optional("")
     start = scanner.position
-    code = scanner.take("DR|[CMFD]", "one of the layers C(kernel,filters), M(pool), DR(rate), F(), D(units)")
+    code = scanner.take("DR|[CMAFD]", "one of the layers C(kernel,filters), M(pool), A(pool), DR(rate), F(), D(units)")
     scanner.take(r"\(", "an opening bracket")
     try:
         layer = _read_arguments(scanner, code)
@@ -247,8 +269,9 @@ def _read_arguments(scanner: _Scanner, code: str) -> Layer:
         kernel = int(scanner.take(_WHOLE, "the kernel's side"))
         scanner.take(",", "a comma and the number of filters")
         return Conv(kernel, int(scanner.take(_WHOLE, "the number of filters")), _read_activation(scanner))
-    if code == "M":
-        return MaxPool(int(scanner.take(_WHOLE, "the window's side")))
+    if code in ("M", "A"):
+        pool = int(scanner.take(_WHOLE, "the window's side"))
+        return MaxPool(pool) if code == "M" else AveragePool(pool)
     if code == "DR":
         return Dropout(float(scanner.take(_FRACTION, "the fraction to drop")))
     if code == "D":
@@ -269,13 +292,13 @@ def _read_activation(scanner: _Scanner) -> str:
 
 
 def _output_shape(layer: Layer, shape: Shape) -> Shape:
-    if isinstance(layer, Conv | MaxPool) and len(shape) != 3:
+    if isinstance(layer, Conv | MaxPool | AveragePool) and len(shape) != 3:
         raise SpecError(f"needs an image, but gets a row of {shape[0]}")
     if isinstance(layer, Dense) and len(shape) != 1:
         raise SpecError(f"needs a row, but gets an image of {shape}; put F() before it")
     if isinstance(layer, Conv):
         return (*shape[:2], layer.filters)
-    if isinstance(layer, MaxPool):
+    if isinstance(layer, MaxPool | AveragePool):
         height, width = shape[0] // layer.pool, shape[1] // layer.pool
         if not height or not width:
             raise SpecError(f"its window is larger than the image of {shape}, of which nothing is left")
@@ -291,6 +314,12 @@ def _fused(activation: str) -> Activation:
 
 def _activation_text(activation: str) -> str:
     return "" if activation == "linear" else f",{ACTIVATIONS[activation]}"
+
+
+def _long_text(layer: Layer) -> str:
+    activation = getattr(layer, "activation", "linear")
+    short = _activation_text(activation)
+    return f"{str(layer).removesuffix(f'{short})')},{activation})" if short else str(layer)
 
 
 def _require_counts(**values: int) -> None:
