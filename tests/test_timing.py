@@ -25,9 +25,9 @@ class Tape:
 
 def test_a_sample_warms_up_outside_the_clock_and_waits_inside():
     tape = Tape([10.0, 16.0])
-    seconds = timing.sample([tape.call()], tape.wait, loops=3, clock=tape.clock)
+    loop = timing.sample([tape.call()], tape.wait, loops=3, clock=tape.clock)
     assert tape.events == ["call", "wait", "clock", "call", "call", "call", "wait", "clock"]
-    assert seconds == 2.0
+    assert loop == timing.Loop(host=2.0, device=None)
 
 
 def test_a_sample_without_warm_up_starts_with_the_clock():
