@@ -104,7 +104,7 @@ def _gpu_names() -> str | None:
 
 def _cuda_device(settings: Mapping[str, str]) -> dict[str, Any]:
     """What the workers' CUDA device is. Asked by a process of its own: one that asks keeps memory on the device."""
-    if not _gpu_names():
+    if not (_gpu_names() or Path("/dev/nvidiactl").exists()):
         return {}
     program = "import json; from impls.devices import CUDA; print(json.dumps(CUDA.describe()))"
     found = _command(sys.executable, "-c", program, seconds=DEVICE_SECONDS, settings=settings)
