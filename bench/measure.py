@@ -368,7 +368,7 @@ class Session:
             answer = self._sample(contender, case, direction, truths)
             if not contender.is_running:
                 return
-            contender.seconds = min(contender.seconds, answer["seconds"])
+            contender.seconds = min(contender.seconds, answer["longer_seconds"])
             contender.loops = timing.loops_for(contender.seconds)
             if contender.loops == 1:
                 break

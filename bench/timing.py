@@ -49,6 +49,11 @@ class Loop(NamedTuple):
     host: float
     device: float | None = None
 
+    @property
+    def longer(self) -> float:
+        """What a call takes at the least, whoever is wrong."""
+        return self.host if self.device is None else max(self.host, self.device)
+
 
 class Queued(NamedTuple):
     """Seconds per call on the device; whether no launch latency is in them; seconds for which the device was held."""
@@ -56,14 +61,6 @@ class Queued(NamedTuple):
     seconds: float
     hidden: bool
     held: float
-
-
-def once(call: Callable[[], object], wait: Callable[[], None], clock: Clock = CLOCK) -> float:
-    """Seconds from launch to idle of one call."""
-    start = clock()
-    call()
-    wait()
-    return clock() - start
 
 
 def sample(

@@ -122,7 +122,7 @@ class Worker:
         address is seen. A competitor may copy its inputs when it is bound.
         """
         bound = self._bind(Path(inputs)) if keep or self.checked is None else self._refill(self.checked, Path(inputs))
-        seconds = timing.once(bound.call, self._device.wait)
+        first = timing.sample([bound.call], self._device.wait, loops=1, warm=False, timer=self.timer)
         side_effect = _side_effect(bound)
         bound.call.fetch(*bound.results)
         self._write(bound, Path(result))
@@ -132,7 +132,7 @@ class Worker:
         elif not self.is_competitor:
             self.checked = bound
         return {
-            "seconds": seconds,
+            "seconds": first.longer,
             "bind_s": bound.seconds,
             "launched": getattr(bound.call.run, "launched", ""),
             "side_effect": side_effect,
@@ -148,10 +148,11 @@ class Worker:
         """
         order = self._poisoned(loops)
         calls = [self.bound[i].call for i in order]
-        host, device = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
+        found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
         return {
-            "seconds": host,
-            "device_seconds": device,
+            "seconds": found.host,
+            "device_seconds": found.device,
+            "longer_seconds": found.longer,
             "differs": self._differing(order[:loops], results),
             "peak_bytes": peak_memory(),
         }

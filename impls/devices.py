@@ -179,7 +179,6 @@ def _cuda_describe() -> dict[str, Any]:
         "l2_bytes": int(device.L2_CACHE_SIZE),
         "multiprocessors": int(device.MULTIPROCESSOR_COUNT),
         "driver_cuda": ".".join(map(str, cuda.driver.driver.get_version())),
-        "runtime_cuda": ".".join(map(str, cuda.runtime.get_version())),
     }
 
 

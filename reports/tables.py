@@ -221,7 +221,6 @@ def on_devices(run: Run, rows: Iterable[Row]) -> Table:
     rows = latest(rows)
     found = figures(rows)
     against = _against(rows) if KERNEL in found else ()
-    records: list[dict[str, Any]] = []
     sections = []
     for (op, direction, case), block in blocks(rows).items():
         lines = []
@@ -232,14 +231,13 @@ def on_devices(run: Run, rows: Iterable[Row]) -> Table:
             spreads = [_seconds_text(figure_interval(row, figure)) for figure in found]
             over = [_ratio_cell(ratios.get(name)) for name in against]
             lines.append(Line((_label(row), _time_text(row), *spreads, *over, _remarks(row))))
-            records.append({"op": op, "direction": direction, "case": case, "implementation": row.implementation})
         sections += [Section(f"{op} {direction} {case}", tuple(lines))] if lines else []
     over_headings = (f"{FIGURE_HEADINGS[KERNEL]} {TIMES} {name}" for name in against)
     return Table(
         f"On devices, ms{_where(run)}",
         ("implementation", "resident", *(FIGURE_HEADINGS[figure] for figure in found), *over_headings, "remarks"),
         tuple(sections),
-        pd.DataFrame.from_records(records),
+        measurements(row for row in timed(rows) if row.device != CPU),
         left=("implementation", "remarks"),
         notes=(
             "resident: from the first launch to idle by the host's clock, as in every other table",
