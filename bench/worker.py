@@ -29,7 +29,7 @@ from impls.specs import Spec
 
 Answer = dict[str, Any]
 
-MAX_END_TO_END = 8
+MAX_COPIED = 8
 """Calls with copies both ways in one sample."""
 
 DEVICE_MEMORY_SHARE = 0.9
@@ -70,6 +70,8 @@ class Worker:
     """The device's own clock, where it has one."""
     hold_seconds: float = timing.HOLD_SECONDS
     """How long the device was held last, so that all launches of a figure were enqueued meanwhile."""
+    copied_loops: int = 1
+    """Calls with copies both ways in the next sample."""
 
     def answer(self, request: Answer) -> Answer:
         """Do what is asked. An exception is an answer: status ERROR and its text."""
@@ -108,6 +110,7 @@ class Worker:
         setup = timing.CLOCK() - start
         self.direction, self.is_competitor = direction, record.competitor
         self.timer, clocks = _timer(record.device)
+        self.hold_seconds, self.copied_loops = timing.HOLD_SECONDS, 1
         return {
             "setup_s": setup,
             "workspace_bytes": int(self.plan.workspace_bytes),
@@ -174,7 +177,8 @@ class Worker:
                 figures[name] = found.seconds
                 hidden = hidden and found.hidden
         steps = [partial(_end_to_end, self.bound[i]) for i in order]
-        figures[END_TO_END] = timing.sample(steps, self._device.wait, min(loops, MAX_END_TO_END), warm=False).host
+        figures[END_TO_END] = timing.sample(steps, self._device.wait, self.copied_loops, warm=False).host
+        self.copied_loops = min(MAX_COPIED, timing.loops_for(figures[END_TO_END]))
         return {
             "figures": figures,
             "hidden": hidden,

@@ -44,7 +44,7 @@ class Graph:
 
     def __call__(self) -> None:
         """Enqueue the whole of it. Raises RuntimeError with the driver's name for what went wrong."""
-        (error,) = self._launch(self._executable, self._stream)
+        error = self._launch(self._executable, self._stream)[0]
         if error != self._success:
             raise RuntimeError(f"cuGraphLaunch: {error.name}")
 

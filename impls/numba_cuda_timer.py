@@ -11,10 +11,10 @@ from impls.cuda_setup import VECTOR, ZERO, Launch, cuda, kernel, one_thread_each
 MULTIPLIER = 6_364_136_223_846_793_005
 INCREMENT = 1_442_695_040_888_963_407
 """A linear congruential generator (Knuth, The Art of Computer Programming, volume 2, 3.3.4): each of its steps waits
-for the one before, and no compiler can leave any out."""
+for the one before. A compiler makes one of a few steps, and never one of all."""
 
-TRIAL_TURNS = 1 << 18
-"""Some milliseconds: 5 to 20 cycles a turn."""
+TRIAL_TURNS = 1 << 20
+"""A millisecond or more: some cycles a turn."""
 
 FLUSH_FACTOR = 4
 """Times the size of the L2 cache: what is written, so that nothing older stays under any replacement policy."""

@@ -220,7 +220,8 @@ def on_devices(run: Run, rows: Iterable[Row]) -> Table:
     """What was timed on a device: every figure, how the work was launched, and what was wrong with the samples."""
     rows = latest(rows)
     found = figures(rows)
-    against = _against(rows) if KERNEL in found else ()
+    with_kernel = {row.implementation for row in rows if row.figures.get(KERNEL)}
+    against = [name for name in competitors(rows) if name in with_kernel][:2]
     sections = []
     for (op, direction, case), block in blocks(rows).items():
         lines = []
