@@ -67,6 +67,11 @@ class Resident:
     block: Any
     device: Device
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether the device's memory is not the host's."""
+        return self.block is not self.host.block
+
     def send(self) -> None:
         """Overwrite the device's block with the host's."""
         self.device.set(self.block, self.host.block)

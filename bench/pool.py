@@ -173,7 +173,7 @@ class Pool:
         for name, worker in tuple(self._workers.items()):
             worker.resume()
             try:
-                worker.ask("release", CALL_SECONDS)
+                _raise_if_crashed(worker.ask("release", CALL_SECONDS))
             except Failure:
                 self._workers.pop(name).kill()
             else:
@@ -189,11 +189,16 @@ class Pool:
         worker.resume()
         try:
             answer = worker.ask(do, seconds, **values)
-            if answer.get("status") == "CRASHED":
-                raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")
+            _raise_if_crashed(answer)
             return answer
         except BaseException:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
             self._workers.pop(name).kill()
             raise
         finally:
             worker.pause()
+
+
+def _raise_if_crashed(answer: Mapping[str, Any]) -> None:
+    """Raises Failure for the answer of a worker whose device is gone."""
+    if answer.get("status") == "CRASHED":
+        raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")

@@ -65,6 +65,10 @@ def test_every_figure_has_a_sample_of_every_round(rows):
     assert row.clocks == "host and device"
 
 
+def test_what_copies_its_inputs_when_it_is_bound_has_no_end_to_end_time(rows):
+    assert set(rows["keeps_tensors_of_its_own"].figures) == {RESIDENT_BY_DEVICE, KERNEL, KERNEL_FLUSHED}
+
+
 def test_dirty_samples_are_those_of_the_round_that_was_throttled(rows):
     row = rows["right"]
     assert row.dirty_samples == 1

@@ -171,6 +171,12 @@ class DoesNotFit(Right):
     device = device(free_bytes=lambda: 100_000)
 
 
+class KeepsTensorsOfItsOwn(Right):
+    """As a competitor's library does: the device's arrays are the host's, and inputs were copied before the call."""
+
+    device = device(put=lambda array: array)
+
+
 class HasABrokenClock(Right):
     device = device(timer=lambda: 1 // 0)
 
@@ -185,6 +191,7 @@ EXPECTED = {
     "computes_when_bound": (ComputesWhenBound, "WRONG"),
     "loses_its_device": (LosesItsDevice, "CRASHED"),
     "does_not_fit": (DoesNotFit, "OUT_OF_MEMORY"),
+    "keeps_tensors_of_its_own": (KeepsTensorsOfItsOwn, "OK"),
     "has_a_broken_clock": (HasABrokenClock, "OK"),
 }
 
