@@ -26,8 +26,11 @@ THROTTLING = {
 """Bits of the clocks' event reasons that slow a device under load (NVML API Reference, nvmlClocksEventReasons). An
 idle device, set application clocks and a display's clock are left out: no event slowed anything there."""
 
+IDLE = 0x1
+"""The bit that says that nothing runs and clocks are on their way down: nothing to hold against a measurement."""
+
 CLOCK_DROP = 0.1
-"""A multiprocessor clock that has fallen by more than this share makes the round dirty."""
+"""A multiprocessor clock that has fallen by more than this share makes the round dirty, unless the device is idle."""
 
 SMI_SECONDS = 10.0
 
@@ -49,6 +52,8 @@ class Reading:
     """Process numbers with work on it, as its driver counts them: in a container often another count than ours."""
     mig: bool | None = None
     """Whether it is cut into slices."""
+    is_idle: bool = False
+    """Whether nothing ran at that moment, so that the clock says nothing."""
 
     def as_record(self) -> dict[str, Any]:
         """Plain values."""
@@ -100,6 +105,7 @@ class Nvml:
             throttling=_throttling(bits or 0),
             processes=tuple(sorted(process.pid for process in processes or ())),
             mig=None if mig is None else bool(mig[0]),
+            is_idle=bool((bits or 0) & IDLE),
         )
 
     def _ask(self, function: str, *arguments: Any) -> Any:
@@ -134,7 +140,8 @@ class Smi:
         if line is None:
             return None
         cells = dict(zip(SMI_QUERY, (cell.strip() for cell in line.splitlines()[0].split(",")), strict=False))
-        reasons = cells.get("clocks_throttle_reasons.active", "")
+        reasons = cells.get("clocks_throttle_reasons.active", "").lower()
+        bits = int(reasons, 16) if reasons.startswith("0x") else 0
         found = _smi("--query-compute-apps=pid", "--format=csv,noheader", *self._which) or ""
         mig = cells.get("mig.mode.current", "")
         sm_mhz, memory_mhz, watts, celsius = (_number(cells.get(name, "")) for name in SMI_QUERY[:4])
@@ -143,9 +150,10 @@ class Smi:
             memory_mhz,
             watts,
             celsius,
-            throttling=_throttling(int(reasons, 16) if reasons.lower().startswith("0x") else 0),
+            throttling=_throttling(bits),
             processes=tuple(sorted(int(pid) for pid in re.findall(r"^\d+", found, re.MULTILINE))),
             mig={"Enabled": True, "Disabled": False}.get(mig),
+            is_idle=bool(bits & IDLE),
         )
 
 
@@ -177,7 +185,7 @@ def dirt(before: Reading | None, after: Reading | None, own: Set[int]) -> tuple[
     if before is None or after is None:
         return ()
     found = [f"throttled: {reason}" for reason in after.throttling]
-    if before.sm_mhz and after.sm_mhz and after.sm_mhz < (1 - CLOCK_DROP) * before.sm_mhz:
+    if before.sm_mhz and after.sm_mhz and not after.is_idle and after.sm_mhz < (1 - CLOCK_DROP) * before.sm_mhz:
         found.append(f"clock fell from {before.sm_mhz:g} to {after.sm_mhz:g} MHz")
     there = set(after.processes)
     foreign = there - own if there & own else there - set(before.processes)

@@ -51,7 +51,7 @@ class FakeLibrary:
 
 def test_a_reading_has_what_the_library_tells_and_gaps_where_it_does_not():
     assert nvml.Nvml(FakeLibrary(), None).read() == Reading(
-        1980, 2619, None, 41, ("power cap", "thermal, software"), (3, 9), False
+        1980, 2619, None, 41, ("power cap", "thermal, software"), (3, 9), False, True
     )
 
 
@@ -127,6 +127,7 @@ def test_where_there_is_nothing_to_ask_nothing_is_read(monkeypatch):
         (Reading(1980), Reading(1783), ()),
         (Reading(1980), Reading(1700), ("clock fell from 1980 to 1700 MHz",)),
         (Reading(345), Reading(1980), ()),
+        (Reading(1980), Reading(345, is_idle=True), ()),
         (Reading(), Reading(throttling=("power cap",)), ("throttled: power cap",)),
         (Reading(processes=(1, 2)), Reading(processes=(1, 2)), ()),
         (Reading(processes=(1, 2)), Reading(processes=(1, 2, 50)), ("1 other process on the device",)),
@@ -138,6 +139,7 @@ def test_where_there_is_nothing_to_ask_nothing_is_read(monkeypatch):
         "a clock a little lower",
         "a clock much lower",
         "a clock that rose from idle",
+        "a clock that falls because nothing runs",
         "throttled",
         "only ours",
         "somebody else",
