@@ -19,6 +19,10 @@ from bench import nvml
 
 ROOT = Path(__file__).resolve().parent.parent
 
+CONTROL_DEVICE = Path("/dev/nvidiactl")
+"""What the NVIDIA driver puts there, on a machine that has no nvidia-smi too."""
+
+DESCRIBE_DEVICE = "import json; from impls.devices import CUDA; print(json.dumps(CUDA.describe()))"
 DEVICE_SECONDS = 120.0
 """Importing numba and starting a CUDA context: seconds, more on a machine that does it for the first time."""
 
@@ -104,10 +108,9 @@ def _gpu_names() -> str | None:
 
 def _cuda_device(settings: Mapping[str, str]) -> dict[str, Any]:
     """What the workers' CUDA device is. Asked by a process of its own: one that asks keeps memory on the device."""
-    if not (_gpu_names() or Path("/dev/nvidiactl").exists()):
+    if not (_gpu_names() or CONTROL_DEVICE.exists()):
         return {}
-    program = "import json; from impls.devices import CUDA; print(json.dumps(CUDA.describe()))"
-    found = _command(sys.executable, "-c", program, seconds=DEVICE_SECONDS, settings=settings)
+    found = _command(sys.executable, "-c", DESCRIBE_DEVICE, seconds=DEVICE_SECONDS, settings=settings)
     return dict(json.loads(found.splitlines()[-1])) if found else {}
 
 
