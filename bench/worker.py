@@ -90,7 +90,7 @@ class Worker:
     def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
         """Make the plan for one case and direction, and drop what was held before.
 
-        ``sets`` of arrays will be bound at a time; ``sharers``: the workers that have as many on the same device.
+        ``sets`` of arrays will be kept beside the one that is checked; ``sharers``: the workers that have as many on the same device.
         """
         self.do_release()
         problem = parse_case(case)
@@ -296,13 +296,13 @@ def _too_large(record: Implementation, spec: Spec, direction: str, sets: int, sh
     free = record.device.free_bytes()
     if free is None:
         return None
-    arrays = sets * sum(
+    arrays = (sets + 1) * sum(
         arena.size_of(arena.shapes_of(spec, direction, outputs=which), spec.dtype) for which in (False, True)
     )
     scratch = record.plan_type.scratch_bytes(spec, (direction,))
     if sharers * (arrays + scratch) <= DEVICE_MEMORY_SHARE * free:
         return None
-    needed = f"needs {arrays} bytes for {sets} sets of arrays and {scratch} of scratch"
+    needed = f"needs {arrays} bytes for {sets} sets of arrays and one that is checked, and {scratch} of scratch"
     return f"{needed}, as each of {sharers} does; {free} bytes are free on the device"
 
 

@@ -99,4 +99,4 @@ def test_a_lost_device_is_a_row_and_the_reason_of_the_next(rows):
 
 def test_what_does_not_fit_says_how_many_bytes_it_needs(rows):
     assert "100000 bytes are free on the device" in rows["does_not_fit"].reason
-    assert "3 sets of arrays" in rows["does_not_fit"].reason
+    assert "for 3 sets of arrays and one that is checked" in rows["does_not_fit"].reason
