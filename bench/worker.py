@@ -90,7 +90,8 @@ class Worker:
     def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
         """Make the plan for one case and direction, and drop what was held before.
 
-        ``sets`` of arrays will be kept beside the one that is checked; ``sharers``: the workers that have as many on the same device.
+        ``sets`` of arrays will be kept beside the one that is checked; ``sharers``: the workers that have as many on
+        the same device.
         """
         self.do_release()
         problem = parse_case(case)
