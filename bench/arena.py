@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.contract import ALIGNMENT, aligned_empty
+from impls.contract import aligned_empty
+from impls.devices import Device
 from impls.specs import ITEMSIZE, Shape, Spec, arguments
 
 Array = npt.NDArray[Any]
@@ -23,6 +24,9 @@ Array = npt.NDArray[Any]
 GUARD_BYTES = 4096
 """A page before the first array and one after each: an overrun by any block of a kernel lands in it."""
 GUARD_VALUE = 0xA5
+
+PLACE_BYTES = 256
+"""Arrays start at multiples of this within their block, as they would from a device's allocator."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,47 @@ class Arena:
         for array in self.arrays:
             if array is not None:
                 array.fill(np.nan)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """An arena whose whole block, guard bands and all, is on a device; on the CPU it is the arena itself.
+
+    ``arrays`` are views of the device's block: what a kernel writes beside them comes back with ``fetch``.
+    """
+
+    host: Arena
+    arrays: tuple[Any, ...]
+    block: Any
+    device: Device
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the device's memory is not the host's."""
+        return self.block is not self.host.block
+
+    def send(self) -> None:
+        """Overwrite the device's block with the host's."""
+        self.device.set(self.block, self.host.block)
+
+    def fetch(self) -> None:
+        """Overwrite the host's block with the device's."""
+        self.device.get(self.block, self.host.block)
+
+    def poison(self) -> None:
+        """Fill the arrays with NaN there, and what is between them with guards."""
+        self.host.poison()
+        self.send()
+
+
+def put(host: Arena, device: Device) -> Resident:
+    """Put an arena's block on a device, once."""
+    block = device.put(host.block)
+    arrays = tuple(
+        None if array is None else _view(block, array.ctypes.data - host.block.ctypes.data, array.shape, array.dtype)
+        for array in host.arrays
+    )
+    return Resident(host, arrays, block, device)
 
 
 def shapes_of(spec: Spec, direction: str, *, outputs: bool) -> tuple[Shape | None, ...]:
@@ -102,14 +147,17 @@ def _arena(block: Array, shapes: Sequence[Shape | None], dtype: str, *, fresh: b
     offsets, size = _layout(shapes, dtype)
     if block.size != size:
         raise ValueError(f"a block of {block.size} bytes cannot hold arrays that need {size}")
-    views: list[Array | None] = []
-    for shape, offset in zip(shapes, offsets, strict=True):
-        if shape is None:
-            views.append(None)
-            continue
-        length = math.prod(shape) * ITEMSIZE[dtype]
-        views.append(np.asarray(block[offset : offset + length]).view(dtype).reshape(shape))
-    return Arena(np.asarray(block), tuple(views))
+    whole = np.asarray(block)
+    views = (
+        None if shape is None else _view(whole, offset, shape, np.dtype(dtype))
+        for shape, offset in zip(shapes, offsets, strict=True)
+    )
+    return Arena(whole, tuple(views))
+
+
+def _view(block: Any, offset: int, shape: Shape, dtype: np.dtype[Any]) -> Any:
+    """An array in a block of bytes, whatever memory that is."""
+    return block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def _layout(shapes: Sequence[Shape | None], dtype: str) -> tuple[list[int], int]:
@@ -118,7 +166,7 @@ def _layout(shapes: Sequence[Shape | None], dtype: str) -> tuple[list[int], int]
     for shape in shapes:
         offsets.append(position)
         if shape is not None:
-            position += -(-math.prod(shape) * ITEMSIZE[dtype] // ALIGNMENT) * ALIGNMENT + GUARD_BYTES
+            position += -(-math.prod(shape) * ITEMSIZE[dtype] // PLACE_BYTES) * PLACE_BYTES + GUARD_BYTES
     return offsets, position
 
 

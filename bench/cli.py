@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.suites import Suite
 
 DEFAULT_STORE = "layerbench.sqlite"
-WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG")
+WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
 """What makes the exit status 1, where it is one of ours."""
 
 WIDTH = 120
@@ -57,6 +57,7 @@ def _exit_status(error: Exception) -> int | None:
     loaded = (
         ("bench.store", "StoreError", 2),
         ("bench.keras_model", "ModelError", 2),
+        ("bench.nvml", "DeviceError", 2),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -104,6 +105,7 @@ _selection = _options(
     click.option("--batch", type=click.IntRange(min=1), help="Another batch size for every case."),
     click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]"),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs."),
+    click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L."),
 )
 
 _store = click.option("--db", default=DEFAULT_STORE, show_default=True, help="SQLite file or SQLAlchemy URL.")
@@ -142,6 +144,7 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
     from reports import checks, formats
 
     threads = options.pop("threads")
+    device = options.pop("device")
     seed = options["seed"]
     _, selection, wanted = _wanted(**options)
     rows: list[Any] = []
@@ -153,7 +156,7 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
             _print(formats.rich_table(table))
             pages.append(formats.markdown_table(table))
 
-    with _session(threads, seed) as session:
+    with _session(threads, seed, device) as session:
         session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
         if not models:
             rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
@@ -172,6 +175,13 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
 
 @main.command()
 @_selection
+@click.option(
+    "--memory",
+    type=click.Choice(["hot", "both"]),
+    default="hot",
+    show_default=True,
+    help="Kernel time on a GPU: with hot caches, or also with L2 flushed before every call.",
+)
 @click.option("--budget", type=float, help="Seconds of timing per case and direction, shared by all.")
 @click.option("--resume", is_flag=True, help="Go on with the latest run in the store: only what is missing.")
 @_store
@@ -181,6 +191,7 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
 def run(
     ctx: click.Context,
     /,
+    memory: str,
     budget: float | None,
     resume: bool,
     db: str,
@@ -197,13 +208,13 @@ def run(
     from bench.store import Store
     from reports import formats, tables
 
-    threads = options.pop("threads")
+    threads, device = options.pop("threads"), options.pop("device")
     suite, _, wanted = _wanted(**options)
     seconds = budget if budget is not None else suite.budget_s
     if not seconds > 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
+    wished = _new_run(suite, threads, options["seed"], device)
     store = Store(db)
-    wished = _new_run(suite, threads, options["seed"])
     current = _latest_like(store, wished) if resume else store.start(wished)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
     todo = missing(wanted, before)
@@ -218,7 +229,7 @@ def run(
         return found
 
     interrupted = False
-    with _session(current.threads, current.seed) as session:
+    with _session(current.threads, current.seed, device, memory) as session:
         try:
             session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
@@ -359,8 +370,8 @@ def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
     return grid
 
 
-def _new_run(suite: Suite, threads: int | None, seed: int) -> Run:
-    """A run that begins now, not yet in the store."""
+def _new_run(suite: Suite, threads: int | None, seed: int, device: str | None) -> Run:
+    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist."""
     from datetime import UTC, datetime
 
     from bench import machine
@@ -372,7 +383,7 @@ def _new_run(suite: Suite, threads: int | None, seed: int) -> Run:
         seed=seed,
         threads=threads or machine.usable_cores(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine.describe(),
+        machine=machine.describe(device),
     )
 
 
@@ -391,12 +402,12 @@ def _latest_like(store: Store, wished: Run) -> Run:
     return current
 
 
-def _session(threads: int | None, seed: int) -> Any:
+def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:
     from bench.machine import usable_cores
     from bench.measure import Session
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
-    return Session(threads or usable_cores(), seed)
+    return Session(threads or usable_cores(), seed, device=device, memory=memory)
 
 
 def _wanted(

@@ -28,16 +28,18 @@ def compute(plan: Plan, direction: str, arrays: Sequence[Array | None]) -> tuple
             np.copyto(target, source)
     before = given.block.copy()
     outputs = arena.allocate(arena.shapes_of(plan.spec, direction, outputs=True), dtype)
-    outputs.poison()
-    put = plan.device.put
-    call = plan.bind(direction, *(None if a is None else put(a) for a in (*given.arrays, *outputs.arrays)))
+    there = arena.put(given, plan.device), arena.put(outputs, plan.device)
+    call = plan.bind(direction, *there[0].arrays, *there[1].arrays)
+    there[1].poison()
     call()
     plan.device.wait()
-    call.fetch(*outputs.arrays)
+    for each in there:
+        each.fetch()
     if not np.array_equal(before, given.block):
         raise SideEffectError("an input, or memory around it, was changed")
     if not outputs.guards_intact():
         raise SideEffectError("memory around an output was written")
+    call.fetch(*outputs.arrays)
     return outputs.arrays
 
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from bench import nvml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CONTROL_DEVICE = Path("/dev/nvidiactl")
+"""What the NVIDIA driver puts there, on a machine that has no nvidia-smi too."""
+
+DESCRIBE_DEVICE = "import json; from impls.devices import CUDA; print(json.dumps(CUDA.describe()))"
+DEVICE_SECONDS = 120.0
+"""Importing numba and starting a CUDA context: seconds, more on a machine that does it for the first time."""
 
 LIBRARIES = (
     "numpy",
@@ -26,11 +39,16 @@ LIBRARIES = (
     "numba-cuda",
     "cupy-cuda12x",
     "cupy-cuda13x",
+    "nvidia-ml-py",
 )
 
 
-def describe() -> dict[str, Any]:
-    """The machine and software as plain values, with an id that is the same for the same hardware and system."""
+def describe(device: str | None = None) -> dict[str, Any]:
+    """The machine and software as plain values, with an id that is the same for the same hardware and system.
+
+    ``device``: the GPU that is measured, an index or a UUID; what it is stands under "cuda_device", empty without one.
+    Raises nvml.DeviceError for a device that does not exist.
+    """
     hardware = {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -42,6 +60,9 @@ def describe() -> dict[str, Any]:
     return {
         "id": digest,
         **hardware,
+        "cuda_device": _cuda_device(nvml.settings(device)),
+        "gpu_driver": _command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "gpu_slices": [str(found) for found in nvml.listed() if found.is_slice],
         "vector_features": _vector_features(),
         "python": platform.python_version(),
         "commit": _commit(),
@@ -85,21 +106,34 @@ def _gpu_names() -> str | None:
     return _command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
 
 
+def _cuda_device(settings: Mapping[str, str]) -> dict[str, Any]:
+    """What the workers' CUDA device is. Asked by a process of its own: one that asks keeps memory on the device."""
+    if not (_gpu_names() or CONTROL_DEVICE.exists()):
+        return {}
+    found = _command(sys.executable, "-c", DESCRIBE_DEVICE, seconds=DEVICE_SECONDS, settings=settings)
+    return dict(json.loads(found.splitlines()[-1])) if found else {}
+
+
 def _commit() -> str:
     """The commit of this clone, with + where files differ from it; empty outside a clone."""
-    root = Path(__file__).resolve().parent.parent
-    commit = _command("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
+    commit = _command("git", "rev-parse", "--short=12", "HEAD")
     if not commit:
         return ""
-    return commit + ("+" if _command("git", "-C", str(root), "status", "--porcelain", "-uno") else "")
+    return commit + ("+" if _command("git", "status", "--porcelain", "-uno") else "")
 
 
-def _command(*words: str) -> str | None:
-    """What a program prints, or None where it is missing, fails or says nothing."""
+def _command(*words: str, seconds: float = 10, settings: Mapping[str, str] | None = None) -> str | None:
+    """What a program prints in this clone's folder, or None where it is missing, fails or says nothing.
+
+    ``settings``: environment variables beside those that there are.
+    """
     if not shutil.which(words[0]):
         return None
+    environment = os.environ | dict(settings or {})
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=seconds, check=False, cwd=ROOT, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import arena, check, inputs, machine, pool, statistics, timing
-from bench.results import Failure, Row
+from bench import arena, check, inputs, machine, nvml, pool, statistics, timing
+from bench.results import RESIDENT_BY_DEVICE, Failure, Row
 from impls import Case, Unavailable, get
 from impls.specs import ITEMSIZE, traffic
 
@@ -47,6 +48,10 @@ SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
 SETS = ((64 * 2**20, 3), (256 * 2**20, 2))
 """(bytes of all arrays, input sets in rotation) up to these sizes; beyond them one, which no cache holds anyway."""
+HOT = "hot"
+BOTH = "both"
+MEMORY = (HOT, BOTH)
+"""State of a device's caches for its kernel figure: input sets in rotation, nothing flushed; or also flushed."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a case may need."""
 
@@ -60,10 +65,20 @@ class Contender:
     """The shortest call so far: the first ones of a plan may compile."""
     loops: int = 1
     samples: list[float] = field(default_factory=list)
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    exposed: int = 0
+    """Samples of the device's time that contain launch latency."""
+    dirty: int = 0
+    """Samples in dirty rounds."""
 
     @property
     def name(self) -> str:
         return self.row.implementation
+
+    @property
+    def has_device_clock(self) -> bool:
+        """Whether the device's own time can be read."""
+        return self.row.clocks == "host and device"
 
     @property
     def is_running(self) -> bool:
@@ -78,10 +93,24 @@ class Contender:
 class Session:
     """Workers, a folder of shared arrays, and what was learned about speeds; used in a ``with`` statement."""
 
-    def __init__(self, threads: int, seed: int = 0, precision: float = PRECISION) -> None:
+    def __init__(
+        self,
+        threads: int,
+        seed: int = 0,
+        precision: float = PRECISION,
+        device: str | None = None,
+        memory: str = HOT,
+        reader: nvml.Reader | None = None,
+    ) -> None:
+        """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of MEMORY.
+
+        ``reader`` looks at the GPU while it is timed. Raises nvml.DeviceError for a device that does not exist.
+        """
         self.seed = seed
         self.precision = precision
-        self._pool = pool.Pool(threads)
+        self.memory = memory
+        self._pool = pool.Pool(threads, nvml.settings(device))
+        self._reader = reader or nvml.reader(device)
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=_shared_folder()))
         self._rates: dict[tuple[str, str, str], float] = {}
 
@@ -102,7 +131,7 @@ class Session:
         """One result from the implementation's worker. Raises Failure with the status and reason of what went wrong."""
         contender = self._enter(case, direction, name)
         if contender.is_running:
-            self._plan(contender, case)
+            self._plan(contender, case, sets=1, sharers=1)
         if contender.is_running:
             path = self._write(case, "given", arrays)
             outputs = self._compute(contender, case, direction, path)
@@ -115,7 +144,7 @@ class Session:
         """Judge every implementation on the designed inputs and on one dense set."""
         contenders = [self._enter(case, direction, name) for name in names]
         self._leave_out_large(case, direction, contenders, sets=1)
-        self._check(case, direction, contenders, budget_s=None)
+        self._check(case, direction, contenders, sets=1, budget_s=None)
         self._check_dense(case, direction, contenders, count=1)
         self._pool.release()
         return [c.row for c in contenders]
@@ -125,7 +154,7 @@ class Session:
         contenders = [self._enter(case, direction, name) for name in names]
         count = _sets(case, direction)
         self._leave_out_large(case, direction, contenders, count)
-        self._check(case, direction, contenders, budget_s)
+        self._check(case, direction, contenders, count, budget_s)
         _leave_out_slow(contenders, budget_s)
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
@@ -163,7 +192,8 @@ class Session:
             contender.row = replace(contender.row, peak_bytes=answer["peak_bytes"])
         return answer
 
-    def _plan(self, contender: Contender, case: Case) -> None:
+    def _plan(self, contender: Contender, case: Case, sets: int, sharers: int) -> None:
+        """Have it plan, for ``sets`` of arrays at a time beside ``sharers`` of its device, itself included."""
         answer = self._ask(
             contender,
             "plan",
@@ -171,9 +201,11 @@ class Session:
             case=str(case),
             implementation=contender.name,
             direction=contender.row.direction,
+            sets=sets,
+            sharers=sharers,
         )
         if answer:
-            measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "threads")}
+            measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "threads", "clocks")}
             contender.row = replace(contender.row, **measured)
 
     def _compute(
@@ -188,7 +220,9 @@ class Session:
         contender.seconds = min(contender.seconds, answer["seconds"])
         if contender.row.first_call_s is None:
             setup = (contender.row.setup_s or 0.0) + answer["bind_s"]
-            contender.row = replace(contender.row, setup_s=setup, first_call_s=answer["seconds"])
+            contender.row = replace(
+                contender.row, setup_s=setup, first_call_s=answer["seconds"], launched=answer["launched"]
+            )
         return self._read(case, direction, result)
 
     def _predicted(self, contender: Contender, case: Case) -> float:
@@ -220,8 +254,11 @@ class Session:
             if reason and contender.is_running:
                 contender.end("OUT_OF_MEMORY", f"{reason}; try a smaller --batch, or fewer --impl")
 
-    def _check(self, case: Case, direction: str, contenders: Sequence[Contender], budget_s: float | None) -> None:
+    def _check(
+        self, case: Case, direction: str, contenders: Sequence[Contender], sets: int, budget_s: float | None
+    ) -> None:
         """Plan all, then judge each on every designed input. Competitors' errors are reported, not judged."""
+        devices = Counter(c.row.device for c in contenders if c.is_running)
         for contender in contenders:
             predicted = self._predicted(contender, case)
             if not contender.is_running:
@@ -230,7 +267,7 @@ class Session:
                 reason = f"{MIN_ROUNDS_SLOW} calls, predicted to take {predicted:.2g} s each, exceed the budget"
                 contender.end("OVER_BUDGET", f"{reason} of {budget_s:g} s")
             else:
-                self._plan(contender, case)
+                self._plan(contender, case, sets, devices[contender.row.device])
         for design in inputs.judged(case):
             if not any(c.is_running for c in contenders):
                 return
@@ -290,6 +327,7 @@ class Session:
             return
         slow = max(SLOW * min(c.seconds for c in active), timing.SAMPLE_SECONDS)
         rng = np.random.default_rng(self.seed)
+        watch = _Watch(self._reader, self._pool.pids()) if any(c.has_device_clock for c in active) else None
         started = last = timing.CLOCK()
         stop = "rounds"
         for done in range(MAX_ROUNDS):
@@ -301,15 +339,22 @@ class Session:
             if done >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
+            before = [len(c.samples) for c in active]
             for i in rng.permutation(len(active)):
                 contender = active[i]
                 enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
                 if contender.is_running and not enough:
-                    self._sample(contender, case, direction, truths)
+                    self._round(contender, case, direction, truths)
+            if watch and watch.is_quick and watch.look():
+                for contender, count in zip(active, before, strict=True):
+                    contender.dirty += len(contender.samples) - count
+        if watch and not watch.is_quick and watch.look():
+            for contender in active:
+                contender.dirty = len(contender.samples)
         for contender in active:
             if contender.is_running:
                 self._ask(contender, "inspect", pool.CALL_SECONDS)
-            contender.row = replace(contender.row, stop=stop, samples_s=tuple(contender.samples))
+            _keep(contender, stop, watch)
 
     def _calibrate(
         self,
@@ -320,15 +365,37 @@ class Session:
     ) -> None:
         """Find out how many warm calls make a sample; these samples are not kept."""
         for _ in range(CALIBRATIONS if contender.seconds < WARM_BELOW_S else 0):
-            self._sample(contender, case, direction, truths)
+            answer = self._sample(contender, case, direction, truths)
             if not contender.is_running:
                 return
-            contender.seconds = min(contender.seconds, contender.samples.pop())
+            contender.seconds = min(contender.seconds, answer["longer_seconds"])
             contender.loops = timing.loops_for(contender.seconds)
             if contender.loops == 1:
                 break
         self._learn(contender, case)
         contender.row = replace(contender.row, loops=contender.loops)
+
+    def _round(
+        self,
+        contender: Contender,
+        case: Case,
+        direction: str,
+        truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+    ) -> None:
+        """One sample of every figure. All are kept, or none: the samples of a round belong together."""
+        answer = self._sample(contender, case, direction, truths)
+        if not answer:
+            return
+        figures: dict[str, float] = {}
+        if contender.has_device_clock:
+            more = self._timed(contender, "figures", case, direction, truths, flush=self.memory == BOTH)
+            if not more:
+                return
+            figures = {RESIDENT_BY_DEVICE: answer["device_seconds"], **more["figures"]}
+            contender.exposed += not more["hidden"]
+        contender.samples.append(answer["seconds"])
+        for name, seconds in figures.items():
+            contender.figures.setdefault(name, []).append(seconds)
 
     def _sample(
         self,
@@ -336,25 +403,29 @@ class Session:
         case: Case,
         direction: str,
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
-    ) -> None:
-        """One sample; a result that is not the verified one bit for bit is judged again."""
+    ) -> dict[str, Any]:
+        """One sample of the resident figure; empty if the contender ended."""
+        return self._timed(contender, "sample", case, direction, truths, warm=contender.seconds < WARM_BELOW_S)
+
+    def _timed(
+        self,
+        contender: Contender,
+        do: str,
+        case: Case,
+        direction: str,
+        truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+        **values: Any,
+    ) -> dict[str, Any]:
+        """Ask for timed calls; a result that is not the verified one bit for bit is judged again."""
         results = [str(self._result(case, direction, i)) for i in range(len(truths))]
-        answer = self._ask(
-            contender,
-            "sample",
-            pool.CALL_SECONDS + 4 * contender.loops * contender.seconds,
-            loops=contender.loops,
-            warm=contender.seconds < WARM_BELOW_S,
-            results=results,
-        )
-        if not answer:
-            return
-        contender.samples.append(answer["seconds"])
-        for i in answer["differs"]:
+        seconds = pool.CALL_SECONDS + 4 * contender.loops * contender.seconds
+        answer = self._ask(contender, do, seconds, loops=contender.loops, results=results, **values)
+        for i in answer.get("differs", ()):
             contender.row = replace(contender.row, repeatable=False)
             arrays, truth = truths[i]
             outputs = self._read(case, direction, Path(results[i]))
             _judge(contender, case, direction, inputs.DENSE, arrays, outputs, truth)
+        return answer
 
     # --- shared arrays ---
 
@@ -377,6 +448,55 @@ class Session:
         shapes = arena.shapes_of(case.spec, direction, outputs=True)
         arrays = arena.open_shared(path, shapes, case.spec.dtype).arrays
         return tuple(None if a is None else a.copy() for a in arrays)
+
+
+class _Watch:
+    """Looks at the GPU before, between and after the rounds, outside everything that is timed."""
+
+    def __init__(self, reader: nvml.Reader, own: frozenset[int]) -> None:
+        """``own``: process numbers of the workers."""
+        self._reader = reader
+        self._own = own
+        self._first = self._last = reader.read()
+        self._dirt: dict[str, None] = {}
+        self.is_quick = reader.is_quick
+
+    @property
+    def is_seeing(self) -> bool:
+        """Whether there was anything to read."""
+        return self._first is not None and self._last is not None
+
+    def look(self) -> bool:
+        """Whether the time since the last look was dirty."""
+        before, self._last = self._last, self._reader.read()
+        found = nvml.dirt(before, self._last, self._own)
+        self._dirt |= dict.fromkeys(found)
+        return bool(found)
+
+    def record(self) -> dict[str, Any]:
+        """What is kept with a row."""
+        if self._first is None or self._last is None:
+            return {}
+        return {"before": self._first.as_record(), "after": self._last.as_record(), "dirt": list(self._dirt)}
+
+
+def _keep(contender: Contender, stop: str, watch: _Watch | None) -> None:
+    """Put every raw sample into the row, and end it where its two clocks cannot both be right."""
+    contender.row = replace(
+        contender.row,
+        stop=stop,
+        samples_s=tuple(contender.samples),
+        figures={name: tuple(samples) for name, samples in contender.figures.items()},
+    )
+    if not contender.has_device_clock:
+        return
+    contender.row = replace(contender.row, exposed_samples=contender.exposed)
+    if watch and watch.is_seeing:
+        contender.row = replace(contender.row, dirty_samples=contender.dirty, gpu=watch.record())
+    by_device = contender.figures.get(RESIDENT_BY_DEVICE, ())
+    wrong = timing.disagreement(contender.samples, by_device, contender.loops)
+    if wrong and contender.is_running:
+        contender.end("ASYNC_MISMATCH", wrong)
 
 
 def _sets(case: Case, direction: str) -> int:

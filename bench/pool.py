@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,10 +42,10 @@ def _signal(process: int, name: str) -> None:
 class WorkerProcess:
     """One worker: a fresh interpreter, driven over a pipe by lines of JSON."""
 
-    def __init__(self, op: str, name: str, threads: int) -> None:
-        """Start it, and have it import the implementation; does not wait."""
+    def __init__(self, op: str, name: str, threads: int, settings: Mapping[str, str]) -> None:
+        """Start it with these environment variables, and have it import the implementation; does not wait."""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | dict(settings)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", str(threads)],
@@ -59,6 +59,11 @@ class WorkerProcess:
         self._paused = False
         self._greeted = False
         self._send({"do": "load", "op": op, "name": name})
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
 
     def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Send a request and wait for its answer. Raises Failure after ``seconds`` or when it is gone."""
@@ -130,8 +135,10 @@ class WorkerProcess:
 class Pool:
     """All workers of a run, by implementation name. One that failed is replaced at the next request."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, settings: Mapping[str, str] | None = None) -> None:
+        """``settings``: environment variables of every worker, such as the device that it may see."""
         self.threads = threads
+        self.settings = settings or {}
         self._workers: dict[str, WorkerProcess] = {}
 
     def __enter__(self) -> Pool:
@@ -147,7 +154,7 @@ class Pool:
         new = []
         for op, name in pairs:
             if name not in self._workers:
-                self._workers[name] = WorkerProcess(op, name, self.threads)
+                self._workers[name] = WorkerProcess(op, name, self.threads, self.settings)
                 new.append(name)
         for name in new:
             try:
@@ -157,26 +164,41 @@ class Pool:
             else:
                 self._workers[name].pause()
 
+    def pids(self) -> frozenset[int]:
+        """The numbers of all worker processes."""
+        return frozenset(worker.pid for worker in self._workers.values())
+
     def release(self) -> None:
         """Have every worker drop its plan and arrays. One that cannot is replaced at the next request."""
         for name, worker in tuple(self._workers.items()):
             worker.resume()
             try:
-                worker.ask("release", CALL_SECONDS)
+                _raise_if_crashed(worker.ask("release", CALL_SECONDS))
             except Failure:
                 self._workers.pop(name).kill()
             else:
                 worker.pause()
 
     def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
-        """Ask one worker while all others stand still. Raises Failure; that worker is gone then, as after Ctrl-C."""
-        worker = self._workers.get(name) or WorkerProcess(op, name, self.threads)
+        """Ask one worker while all others stand still. Raises Failure; that worker is gone then, as after Ctrl-C.
+
+        One that answers CRASHED has lost its device: whatever it was asked next would fail for the same reason.
+        """
+        worker = self._workers.get(name) or WorkerProcess(op, name, self.threads, self.settings)
         self._workers[name] = worker
         worker.resume()
         try:
-            return worker.ask(do, seconds, **values)
+            answer = worker.ask(do, seconds, **values)
+            _raise_if_crashed(answer)
+            return answer
         except BaseException:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
             self._workers.pop(name).kill()
             raise
         finally:
             worker.pause()
+
+
+def _raise_if_crashed(answer: Mapping[str, Any]) -> None:
+    """Raises Failure for the answer of a worker whose device is gone."""
+    if answer.get("status") == "CRASHED":
+        raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")

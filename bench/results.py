@@ -19,6 +19,7 @@ STATUSES = (
     "ERROR",
     "SIDE_EFFECT",
     "WRONG",
+    "ASYNC_MISMATCH",
     "OVER_BUDGET",
     "NOISY",
     "OK",
@@ -26,6 +27,22 @@ STATUSES = (
 """The first that applies is a row's status. OK and NOISY rows carry times; NOISY means a wide interval."""
 
 TIMED = ("OK", "NOISY")
+
+RESIDENT_BY_DEVICE = "resident_by_device"
+KERNEL = "kernel"
+KERNEL_FLUSHED = "kernel_flushed"
+END_TO_END = "end_to_end"
+
+FIGURES = {
+    KERNEL: "the device's time of calls that were all enqueued before the first began: no launch latency, hot caches",
+    KERNEL_FLUSHED: "the same, every call after a write to four times the L2 cache",
+    END_TO_END: "host arrays to host arrays: inputs copied in, one call, results copied out, by the host's clock",
+}
+"""The figures beside ``samples_s`` that are compared, and what is in them; taken in the same rounds.
+
+``samples_s`` is the resident figure: arrays on the device, from the first launch to idle, by the host's clock. The same
+loops by the device's clock are kept as RESIDENT_BY_DEVICE, to be held against it; they are no figure of their own.
+"""
 
 
 class Failure(RuntimeError):
@@ -68,6 +85,18 @@ class Row:
     first_call_s: float | None = None
     samples_s: tuple[float, ...] = ()
     """One sample per round: the mean of ``loops`` calls."""
+    figures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """One sample per round of each of FIGURES and of RESIDENT_BY_DEVICE; none where only the host's clock tells."""
+    clocks: str = "host"
+    """What times were read from: "host", with the reason where a device's clock could not be read, or both."""
+    launched: str = ""
+    """On a device: "graph", or "launches" with the reason why they are not one."""
+    exposed_samples: int | None = None
+    """Samples whose device time contains launch latency, because the device could not be held for long enough."""
+    dirty_samples: int | None = None
+    """Samples in rounds during which the device was throttled, slowed down or shared; None where nobody looked."""
+    gpu: Mapping[str, Any] = field(default_factory=dict)
+    """Readings ``before`` and ``after`` the rounds, and the ``dirt`` that was seen: bench.nvml."""
     loops: int | None = None
     threads: Mapping[str, int] = field(default_factory=dict)
     """Size of every thread pool in the worker, read back after it was set."""
@@ -110,7 +139,7 @@ class Run:
 
 def as_record(run: Run, row: Row) -> dict[str, Any]:
     """A row with its run's number, as plain values."""
-    return {"run_id": run.id, **asdict(row), "samples_s": list(row.samples_s)}
+    return {"run_id": run.id, **asdict(row), "samples_s": list(row.samples_s), "figures": _lists(row.figures)}
 
 
 def write_json(path: Path, run: Run, rows: Iterable[Row]) -> None:
@@ -129,6 +158,10 @@ def write_csv(path: Path, run: Run, rows: Iterable[Row]) -> None:
         writer.writerows(records)
 
 
+def _lists(figures: Mapping[str, Iterable[float]]) -> dict[str, list[float]]:
+    return {name: list(samples) for name, samples in figures.items()}
+
+
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
@@ -137,9 +170,16 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
 
 def _flat(run: Run, row: Row) -> dict[str, Any]:
     record = as_record(run, row)
-    record["samples_s"] = " ".join(f"{sample:.9g}" for sample in row.samples_s)
+    record["samples_s"] = _joined(row.samples_s)
+    del record["figures"], record["gpu"]
+    record |= {f"{name}_samples_s": _joined(samples) for name, samples in row.figures.items()}
+    record |= {f"gpu_{name}": json.dumps(value) for name, value in row.gpu.items()}
     record["threads"] = " ".join(f"{pool}={count}" for pool, count in row.threads.items())
     del record["speedups"]
     for name, interval in row.speedups.items():
         record |= {f"over_{name}_{part}": value for part, value in asdict(interval).items()}
     return record
+
+
+def _joined(samples: Iterable[float]) -> str:
+    return " ".join(f"{sample:.9g}" for sample in samples)

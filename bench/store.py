@@ -29,7 +29,7 @@ _RUNS = sa.Table(
     sa.Column("machine", sa.JSON, nullable=False),
 )
 
-_JSON_FIELDS = ("samples_s", "speedups", "threads")
+_JSON_FIELDS = ("samples_s", "figures", "speedups", "threads", "gpu")
 _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
     "str": sa.Text,
     "bool": sa.Boolean,
@@ -65,6 +65,7 @@ class Store:
         try:
             self._engine = sa.create_engine(_url(self.address))
             _METADATA.create_all(self._engine)
+            self._add_columns()
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             raise self._problem("opened", error) from error
 
@@ -102,6 +103,15 @@ class Store:
         """Give back the file."""
         self._engine.dispose()
 
+    def _add_columns(self) -> None:
+        """Give a store that was made before a field existed a column for it; its rows hold nothing there."""
+        known = {column["name"] for column in sa.inspect(self._engine).get_columns(_ROWS.name)}
+        with self._engine.begin() as connection:
+            for column in _ROWS.columns:
+                if column.name not in known:
+                    kind = column.type.compile(self._engine.dialect)
+                    connection.execute(sa.text(f"ALTER TABLE {_ROWS.name} ADD COLUMN {column.name} {kind}"))
+
     def _write(self, statement: sa.Insert) -> int:
         try:
             with self._engine.begin() as connection:
@@ -127,7 +137,8 @@ def _url(address: str) -> str:
 
 
 def _row(record: Mapping[str, Any]) -> Row:
-    values = {f.name: record[f.name] for f in fields(Row)}
+    values = {f.name: record[f.name] for f in fields(Row) if record[f.name] is not None}
     values["samples_s"] = tuple(values["samples_s"])
+    values["figures"] = {name: tuple(samples) for name, samples in values.get("figures", {}).items()}
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,10 +21,19 @@ import numpy as np
 
 from bench import arena, timing
 from bench.machine import peak_memory
+from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED
 from impls import Plan, Unavailable, get, parse_case
 from impls.contract import Call, Implementation
+from impls.devices import Device, Timer, is_lost, is_out_of_memory
+from impls.specs import Spec
 
 Answer = dict[str, Any]
+
+MAX_COPIED = 8
+"""Calls with copies both ways in one sample."""
+
+DEVICE_MEMORY_SHARE = 0.9
+"""The part of a device's free memory that arrays and scratch may need: each process takes some for itself."""
 
 
 @dataclass
@@ -32,13 +42,16 @@ class Bound:
 
     call: Call
     path: Path
-    inputs: arena.Arena
-    device_inputs: tuple[Any, ...]
-    outputs: arena.Arena
-    device_outputs: tuple[Any, ...]
+    inputs: arena.Resident
+    outputs: arena.Resident
     seconds: float
     """What binding took: a framework traces and compiles then."""
     verified: tuple[Any, ...] = ()
+
+    @property
+    def results(self) -> tuple[Any, ...]:
+        """What was fetched last."""
+        return self.outputs.host.arrays
 
 
 @dataclass
@@ -53,6 +66,12 @@ class Worker:
     bound: list[Bound] = field(default_factory=list)
     turn: int = 0
     """The bound set that the next sample begins with."""
+    timer: Timer | None = None
+    """The device's own clock, where it has one."""
+    hold_seconds: float = timing.HOLD_SECONDS
+    """How long the device was held last, so that all launches of a figure were enqueued meanwhile."""
+    copied_loops: int = 1
+    """Calls with copies both ways in the next sample."""
 
     def answer(self, request: Answer) -> Answer:
         """Do what is asked. An exception is an answer: status ERROR and its text."""
@@ -61,23 +80,28 @@ class Worker:
             return action(**request)
         except Unavailable as error:
             return {"status": "UNAVAILABLE", "reason": str(error)}
-        except MemoryError as error:
-            return {"status": "OUT_OF_MEMORY", "reason": str(error) or "memory ran out"}
         except Exception as error:  # whatever a kernel raises becomes a row
-            return {"status": "ERROR", "reason": f"{type(error).__name__}: {error}"}
+            return _failure(error)
 
     def do_load(self, op: str, name: str) -> Answer:
         """Import the implementation and what it computes with."""
         return {"threads": _set_threads(get(op, name), self.threads)}
 
-    def do_plan(self, case: str, implementation: str, direction: str) -> Answer:
-        """Make the plan for one case and direction, and drop what was held before."""
+    def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
+        """Make the plan for one case and direction, and drop what was held before.
+
+        ``sets`` of arrays will be kept beside the one that is checked; ``sharers``: the workers that have as many on
+        the same device.
+        """
         self.do_release()
         problem = parse_case(case)
         record = get(problem.op, implementation)
         missing = record.missing()
         if missing:
             return {"status": "UNAVAILABLE", "reason": missing}
+        too_large = _too_large(record, problem.spec, direction, sets, sharers)
+        if too_large:
+            return {"status": "OUT_OF_MEMORY", "reason": too_large}
         reason = record.supports(problem.spec, direction)
         if reason:
             return {"status": "UNSUPPORTED", "reason": reason}
@@ -86,10 +110,13 @@ class Worker:
         self.plan = record.plan(problem.spec, (direction,))
         setup = timing.CLOCK() - start
         self.direction, self.is_competitor = direction, record.competitor
+        self.timer, clocks = _timer(record.device)
+        self.hold_seconds, self.copied_loops = timing.HOLD_SECONDS, 1
         return {
             "setup_s": setup,
             "workspace_bytes": int(self.plan.workspace_bytes),
             "threads": pools,
+            "clocks": clocks,
         }
 
     def do_compute(self, inputs: str, result: str, keep: bool = False) -> Answer:
@@ -99,18 +126,19 @@ class Worker:
         address is seen. A competitor may copy its inputs when it is bound.
         """
         bound = self._bind(Path(inputs)) if keep or self.checked is None else self._refill(self.checked, Path(inputs))
-        seconds = timing.once(bound.call, self._device.wait)
-        bound.call.fetch(*bound.outputs.arrays)
-        side_effect = self._side_effect(bound)
+        first = timing.sample([bound.call], self._device.wait, loops=1, warm=False, timer=self.timer)
+        side_effect = _side_effect(bound)
+        bound.call.fetch(*bound.results)
         self._write(bound, Path(result))
         if keep:
-            bound.verified = tuple(None if a is None else a.copy() for a in bound.outputs.arrays)
+            bound.verified = tuple(None if a is None else a.copy() for a in bound.results)
             self.bound.append(bound)
         elif not self.is_competitor:
             self.checked = bound
         return {
-            "seconds": seconds,
+            "seconds": first.longer,
             "bind_s": bound.seconds,
+            "launched": getattr(bound.call.run, "launched", ""),
             "side_effect": side_effect,
             "peak_bytes": peak_memory(),
         }
@@ -120,28 +148,56 @@ class Worker:
 
         The rotation goes on where the last sample ended, so that rounds of one call differ in their inputs too.
         ``differs`` lists the sets whose result is not the verified one bit for bit; each is in its result file.
+        ``device_seconds`` is the same loop by the device's clock, or None.
         """
-        for bound in self.bound:
-            self._poison(bound)
-        order = [(self.turn + i) % len(self.bound) for i in range(len(self.bound))]
-        self.turn += loops
-        seconds = timing.sample([self.bound[i].call for i in order], self._device.wait, loops, warm)
-        differs = []
-        for i in order[:loops]:
-            bound = self.bound[i]
-            bound.call.fetch(*bound.outputs.arrays)
-            if not _same_bits(bound.outputs.arrays, bound.verified):
-                self._write(bound, Path(results[i]))
-                differs.append(i)
-        return {"seconds": seconds, "differs": differs, "peak_bytes": peak_memory()}
+        order = self._poisoned(loops)
+        calls = [self.bound[i].call for i in order]
+        found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
+        return {
+            "seconds": found.host,
+            "device_seconds": found.device,
+            "longer_seconds": found.longer,
+            "differs": self._differing(order[:loops], results),
+            "peak_bytes": peak_memory(),
+        }
+
+    def do_figures(self, loops: int, flush: bool, results: list[str]) -> Answer:
+        """One sample of every figure beside the resident one: ``figures``, by the names of bench.results.FIGURES.
+
+        ``hidden`` is whether no launch latency is in the device's own. End to end is left out where the device's arrays
+        are the host's: a library that keeps tensors of its own copies its inputs when it is bound.
+        """
+        if self.timer is None:
+            raise RuntimeError("the device has no clock of its own")
+        order = self._poisoned(0)
+        calls = [self.bound[i].call for i in order]
+        figures, hidden = {}, True
+        for name, is_flushed in ((KERNEL, False), (KERNEL_FLUSHED, True)):
+            if flush or not is_flushed:
+                found = timing.queued(calls, self._device.wait, loops, self.timer, self.hold_seconds, is_flushed)
+                self.hold_seconds = found.held
+                figures[name] = found.seconds
+                hidden = hidden and found.hidden
+        if self.bound[0].inputs.is_copy:
+            steps = [partial(_end_to_end, self.bound[i]) for i in order]
+            figures[END_TO_END] = timing.sample(steps, self._device.wait, self.copied_loops, warm=False).host
+            self.copied_loops = min(MAX_COPIED, timing.loops_for(figures[END_TO_END]))
+        return {
+            "figures": figures,
+            "hidden": hidden,
+            "differs": self._differing(order[: min(loops, timing.MAX_QUEUED)], results),
+        }
 
     def do_inspect(self) -> Answer:
         """After timing: whether inputs or guard bands of the bound sets were written to."""
-        return {"side_effect": next((text for b in self.bound if (text := self._side_effect(b))), None)}
+        return {"side_effect": next((text for b in self.bound if (text := _side_effect(b))), None)}
 
     def do_release(self) -> Answer:
         """Drop the plan and all arrays: a worker that waits for its next case holds no memory."""
+        device = self.plan.device if self.plan else None
         self.plan, self.checked, self.bound = None, None, []
+        if device:
+            device.trim()
         return {}
 
     @property
@@ -158,52 +214,107 @@ class Worker:
         return arena.shapes_of(self._plan.spec, self.direction, outputs=outputs)
 
     def _bind(self, path: Path) -> Bound:
-        """Map the inputs, allocate poisoned outputs, and bind a call to them."""
+        """Map the inputs, allocate outputs, bind a call to them, and poison what binding may have computed."""
         dtype = self._plan.spec.dtype
-        inputs = arena.open_private(path, self._shapes(outputs=False), dtype)
-        outputs = arena.allocate(self._shapes(outputs=True), dtype)
-        outputs.poison()
-        put = self._device.put
-        on_device = tuple(None if a is None else put(a) for a in outputs.arrays)
-        given = tuple(None if a is None else put(a) for a in inputs.arrays)
+        inputs = arena.put(arena.open_private(path, self._shapes(outputs=False), dtype), self._device)
+        outputs = arena.put(arena.allocate(self._shapes(outputs=True), dtype), self._device)
         start = timing.CLOCK()
-        call = self._plan.bind(self.direction, *given, *on_device)
-        return Bound(call, path, inputs, given, outputs, on_device, timing.CLOCK() - start)
+        call = self._plan.bind(self.direction, *inputs.arrays, *outputs.arrays)
+        seconds = timing.CLOCK() - start
+        outputs.poison()
+        return Bound(call, path, inputs, outputs, seconds)
 
     def _refill(self, bound: Bound, path: Path) -> Bound:
         """Other contents at the same addresses, and poisoned outputs."""
         source = arena.open_private(path, self._shapes(outputs=False), self._plan.spec.dtype)
-        np.copyto(bound.inputs.block, source.block)
+        np.copyto(bound.inputs.host.block, source.block)
         bound.path = path
-        self._set(bound.device_inputs, bound.inputs)
-        self._poison(bound)
+        bound.inputs.send()
+        bound.outputs.poison()
         return bound
 
     def _write(self, bound: Bound, result: Path) -> None:
         """Copy the fetched outputs into a result file."""
         shared = arena.open_shared(result, self._shapes(outputs=True), self._plan.spec.dtype)
-        for target, source in zip(shared.arrays, bound.outputs.arrays, strict=True):
+        for target, source in zip(shared.arrays, bound.results, strict=True):
             if target is not None and source is not None:
                 np.copyto(target, source)
 
-    def _poison(self, bound: Bound) -> None:
-        bound.outputs.poison()
-        self._set(bound.device_outputs, bound.outputs)
+    def _poisoned(self, loops: int) -> list[int]:
+        """The order in which the bound sets are called from here on, their outputs poisoned."""
+        for bound in self.bound:
+            bound.outputs.poison()
+        order = [(self.turn + i) % len(self.bound) for i in range(len(self.bound))]
+        self.turn += loops
+        return order
 
-    def _set(self, targets: tuple[Any, ...], source: arena.Arena) -> None:
-        for target, array in zip(targets, source.arrays, strict=True):
-            if target is not None:
-                self._device.set(target, array)
+    def _differing(self, called: list[int], results: list[str]) -> list[int]:
+        """The sets whose result is not the verified one bit for bit; it is written to its file."""
+        differs = []
+        for i in called:
+            bound = self.bound[i]
+            bound.call.fetch(*bound.results)
+            if not _same_bits(bound.results, bound.verified):
+                self._write(bound, Path(results[i]))
+                differs.append(i)
+        return differs
 
-    def _side_effect(self, bound: Bound) -> str | None:
-        for given, array in zip(bound.device_inputs, bound.inputs.arrays, strict=True):
-            if array is not None:
-                self._device.get(given, array)
-        if not arena.unchanged(bound.inputs, bound.path):
-            return "an input, or memory around it, was changed"
-        if not bound.outputs.guards_intact():
-            return "memory around an output was written"
+
+def _side_effect(bound: Bound) -> str | None:
+    """What was written beside the outputs, or None. The outputs' contents on the host are the device's afterwards."""
+    bound.inputs.fetch()
+    if not arena.unchanged(bound.inputs.host, bound.path):
+        return "an input, or memory around it, was changed"
+    bound.outputs.fetch()
+    if not bound.outputs.host.guards_intact():
+        return "memory around an output was written"
+    return None
+
+
+def _end_to_end(bound: Bound) -> None:
+    """Host arrays in, host arrays out."""
+    device = bound.inputs.device
+    for target, source in zip(bound.inputs.arrays, bound.inputs.host.arrays, strict=True):
+        if source is not None:
+            device.set(target, source)
+    bound.call()
+    bound.call.fetch(*bound.results)
+
+
+def _timer(device: Device) -> tuple[Timer | None, str]:
+    """The device's clock, and which clocks there are, in words."""
+    try:
+        timer = device.timer()
+    except Exception as error:  # the host's clock is enough for a row
+        if is_lost(error):
+            raise
+        return None, f"host; the device's cannot be read: {type(error).__name__}: {error}"
+    return timer, "host and device" if timer else "host"
+
+
+def _too_large(record: Implementation, spec: Spec, direction: str, sets: int, sharers: int) -> str | None:
+    """The reason why the device cannot hold the arrays and the scratch of all who share it, or None."""
+    free = record.device.free_bytes()
+    if free is None:
         return None
+    arrays = (sets + 1) * sum(
+        arena.size_of(arena.shapes_of(spec, direction, outputs=which), spec.dtype) for which in (False, True)
+    )
+    scratch = record.plan_type.scratch_bytes(spec, (direction,))
+    if sharers * (arrays + scratch) <= DEVICE_MEMORY_SHARE * free:
+        return None
+    needed = f"needs {arrays} bytes for {sets} sets of arrays and one that is checked, and {scratch} of scratch"
+    return f"{needed}, as each of {sharers} does; {free} bytes are free on the device"
+
+
+def _failure(error: Exception) -> Answer:
+    """An exception as an answer. After CRASHED this process is to be replaced: its device is gone."""
+    text = f"{type(error).__name__}: {error}"
+    if is_lost(error):
+        return {"status": "CRASHED", "reason": text}
+    if is_out_of_memory(error):
+        return {"status": "OUT_OF_MEMORY", "reason": str(error) or "memory ran out"}
+    return {"status": "ERROR", "reason": text}
 
 
 def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:

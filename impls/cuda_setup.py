@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numba.core import config
 
-from impls.contract import Implementation, Plan
+from impls import cuda_graph
+from impls.contract import Call, Implementation, Plan
 from impls.devices import CUDA
 from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, PoolSpec, Spec, arguments
 
@@ -148,6 +149,18 @@ def device_function(function: Callable[..., Any]) -> Any:
     return cuda.jit(device=True, inline="always")(function) if cuda else function
 
 
+def _captured(run: Callable[[], None], launches: int) -> Callable[[], None]:
+    """``run`` as a graph, or as it is where no graph can be made."""
+    if config.ENABLE_CUDASIM:
+        return cuda_graph.Launches(run, "the simulator has no graphs")
+    try:
+        from cuda.bindings import driver
+
+        return cuda_graph.capture(run, launches, launching_on, driver, cuda.external_stream)
+    except Exception as error:  # a graph only saves time: without one the same launches compute the same
+        return cuda_graph.Launches(run, f"{type(error).__name__}: {error}")
+
+
 class CudaPlan(Plan):
     """Base of the plans whose arrays live on a CUDA device: what they launch follows from the problem alone."""
 
@@ -168,6 +181,17 @@ class CudaPlan(Plan):
         self._launches = {direction: self.launches(self.spec, direction) for direction in self.directions}
         for kernel in dict.fromkeys(launch.kernel for launches in self._launches.values() for launch in launches):
             kernel.compile()
+
+    def bind(self, direction: str, *arrays: Any) -> Call:
+        """Fix the addresses of a call, as a CUDA graph where one can be made; ``call.run.launched`` says which.
+
+        Computes once, so that nothing is compiled or loaded while the launches are captured: outputs hold results then.
+        """
+        call = super().bind(direction, *arrays)
+        call()
+        self.device.wait()
+        call.run = _captured(call.run, len(self._launches[direction]))
+        return call
 
     def enqueue(self, direction: str, *arguments: tuple[Any, ...]) -> None:
         """Launch everything that a direction launches, each with its arguments."""

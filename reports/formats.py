@@ -16,7 +16,7 @@ from rich.text import Text
 FORMATS = ("table", "markdown", "csv", "latex")
 MISSING = "-"
 TIMES = "\N{MULTIPLICATION SIGN}"
-_ALARMS = ("crashed", "timeout", "out of memory", "error", "side effect", "wrong")
+_ALARMS = ("crashed", "timeout", "out of memory", "error", "side effect", "wrong", "async mismatch")
 """Words of statuses that ask for attention."""
 _WIDE = 10
 """Characters: in a terminal a longer heading is broken after its underscores, a last column may shrink to this."""

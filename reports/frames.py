@@ -9,36 +9,52 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.results import TIMED, Row, Run
+from bench.results import FIGURES, TIMED, Interval, Row, Run
+from bench.statistics import median_interval, speedup
 from impls.specs import SPEC_TYPES, parse
 
 if TYPE_CHECKING:
     from bench.store import Store
 
 SPEC_COLUMNS = tuple(dict.fromkeys(field.name for kind in SPEC_TYPES.values() for field in fields(kind)))
-_COUNTS = ("batch", "height", "width", "side", "channels", "filters", "groups", "inputs", "units", "rounds", "loops")
+_COUNTS = (
+    *("batch", "height", "width", "side", "channels", "filters", "groups", "inputs", "units", "rounds", "loops"),
+    *("exposed_samples", "dirty_samples"),
+)
 
 _FIRST_COLUMNS = (
     *("suite", "op", "direction", "case", "implementation", "competitor", "device", "algorithm", "arithmetic"),
     *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s"),
     *("error_bounds", "dense_error", "repeatable"),
 )
+_DEVICE_COLUMNS = ("clocks", "launched", "exposed_samples", "dirty_samples")
 _LAST_COLUMNS = (
     *("setup_ms", "first_call_ms", "rounds", "loops", "stop", "state", "workspace_mb", "peak_mb"),
+    *_DEVICE_COLUMNS,
     *("side", *SPEC_COLUMNS),
 )
+
+
+_ENDS = ("", "_low", "_high")
+"""Of an interval's columns."""
 
 
 def measurements(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per row: identity, status, times in ms, rates, errors, ratios over each competitor, sizes.
 
     ``over_<competitor>`` is its time over ours, above 1 ours is faster; ``_low`` and ``_high`` bound it. Missing values
-    are NA. ``side`` is the height of a square image; pairs are texts such as 3x3.
+    are NA. ``side`` is the height of a square image; pairs are texts such as 3x3. Each of the figures that a row has
+    beside the resident one has columns of its own: ``kernel_ms``, ``kernel_over_<competitor>``, and their bounds.
     """
     rows = latest(rows)
-    ratios = [f"over_{name}{end}" for name in competitors(rows) for end in ("", "_low", "_high")]
+    found = figures(rows)
+    ratios = [f"over_{name}{end}" for name in competitors(rows) for end in _ENDS]
+    more = [f"{figure}{end}_ms" for figure in found for end in _ENDS]
+    more += [f"{figure}_{ratio}" for figure in found for ratio in ratios]
+    block_of = {id(row): block for block in blocks(rows).values() for row in block}
     frame = pd.DataFrame.from_records(
-        [_record(row) for row in rows], columns=[*_FIRST_COLUMNS, *ratios, *_LAST_COLUMNS]
+        [_record(row) | _figure_record(row, block_of[id(row)]) for row in rows],
+        columns=[*_FIRST_COLUMNS, *ratios, *more, *_LAST_COLUMNS],
     )
     return frame.astype(dict.fromkeys(_COUNTS, "Int64"))
 
@@ -87,6 +103,28 @@ def competitors(rows: Iterable[Row]) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda name: (name != "keras", name != "torch", name)))
 
 
+def figures(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The figures beside the resident one that any of these rows has, in the order of bench.results.FIGURES."""
+    rows = tuple(rows)
+    return tuple(figure for figure in FIGURES if any(row.figures.get(figure) for row in rows))
+
+
+def figure_interval(row: Row, figure: str) -> Interval | None:
+    """The median of a figure's samples in seconds, with its interval; None where it was not taken."""
+    samples = row.figures.get(figure)
+    return median_interval(samples) if samples else None
+
+
+def figure_speedups(row: Row, figure: str, block: Iterable[Row]) -> dict[str, Interval]:
+    """A figure's speed-ups over the competitors that the resident time is compared with, round by round.
+
+    ``block``: the rows of the same op, direction and case. One that lacks the figure is left out.
+    """
+    ours = row.figures.get(figure)
+    theirs = {other.implementation: other.figures.get(figure) for other in block}
+    return {name: speedup(samples, ours) for name in row.speedups if ours and (samples := theirs.get(name))}
+
+
 def blocks(rows: Iterable[Row]) -> dict[tuple[str, str, str], tuple[Row, ...]]:
     """Rows by (op, direction, case): what was measured in the same rounds, in the order of the run."""
     found: dict[tuple[str, str, str], list[Row]] = {}
@@ -112,6 +150,20 @@ def _record(row: Row) -> dict[str, Any]:
     for name, ratio in row.speedups.items():
         record |= {f"over_{name}": ratio.median, f"over_{name}_low": ratio.low, f"over_{name}_high": ratio.high}
     return record | _spec_record(row.op, row.spec)
+
+
+def _figure_record(row: Row, block: Iterable[Row]) -> dict[str, Any]:
+    """A row's further figures as cells."""
+    record: dict[str, Any] = {}
+    for figure in figures([row]):
+        interval = figure_interval(row, figure)
+        if interval:
+            times = zip(_ENDS, (interval.median, interval.low, interval.high), strict=True)
+            record |= {f"{figure}{end}_ms": seconds * 1e3 for end, seconds in times}
+        for name, ratio in figure_speedups(row, figure, block).items():
+            values = zip(_ENDS, (ratio.median, ratio.low, ratio.high), strict=True)
+            record |= {f"{figure}_over_{name}{end}": value for end, value in values}
+    return record
 
 
 @cache

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from bench.results import TIMED, Interval, Row, Run
+from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import geometric_mean
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
-from reports.frames import blocks, competitors, latest, measurements, timed
+from reports.frames import (
+    blocks,
+    competitors,
+    figure_interval,
+    figure_speedups,
+    figures,
+    latest,
+    measurements,
+    timed,
+)
 from reports.ranking import ranking, ranking_text
 
 MARK = " †"
@@ -34,6 +43,7 @@ SHORT = {
     "ERROR": "error",
     "SIDE_EFFECT": "side",
     "WRONG": "wrong",
+    "ASYNC_MISMATCH": "async",
     "OVER_BUDGET": "slow",
 }
 """Statuses in a pivot's narrow cells."""
@@ -43,6 +53,9 @@ CONTENTS = {
     "rotation, nothing flushed (hot caches); set-up and first call apart",
 }
 """What a time contains, by the state of the caches."""
+
+CPU = "cpu"
+FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
 
 SUMMARY_NOTES = (
     "right: cases within the error bound / cases attempted. error: the largest, in units of its bound",
@@ -63,7 +76,7 @@ def report(run: Run, rows: Iterable[Row], pivoted: bool = False, with_published:
     """
     rows = latest(rows)
     body = pivot(run, rows) if pivoted else detail(run, rows)
-    tables = [summary(run, rows), means(run, rows), best(run, rows), body, not_timed(run, rows)]
+    tables = [summary(run, rows), means(run, rows), best(run, rows), body, on_devices(run, rows), not_timed(run, rows)]
     frame = body.frame
     if with_published:
         tables.append(beside_published(run, rows))
@@ -87,7 +100,7 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         machine.get("cpu"),
         f"{machine['cores']} cores" if "cores" in machine else None,
         f"{machine['memory_gb']:.0f} GB" if "memory_gb" in machine else None,
-        machine.get("gpu"),
+        _gpu_text(machine),
         machine.get("os"),
     ]
     pools = ", ".join(f"{pool} {count}" for pool, count in machine.get("threads", {}).items())
@@ -105,6 +118,23 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         ("implementations", _declarations(rows)),
     )
     return tuple((label, text) for label, text in lines if text)
+
+
+def _gpu_text(machine: Mapping[str, Any]) -> str | None:
+    """The device that was measured, or the names of those that there are."""
+    device = machine.get("cuda_device")
+    if not device:
+        gpu: str | None = machine.get("gpu")
+        return gpu
+    parts = (
+        device["name"],
+        f"compute capability {device['compute_capability']}",
+        f"{device['memory_bytes'] / 1e9:.0f} GB",
+        f"L2 {device['l2_bytes'] / 1e6:.0f} MB",
+        f"{device['multiprocessors']} SMs",
+        f"driver {machine.get('gpu_driver') or '?'}",
+    )
+    return " ".join(parts)
 
 
 def summary(run: Run, rows: Iterable[Row]) -> Table:
@@ -183,6 +213,37 @@ def detail(run: Run, rows: Iterable[Row]) -> Table:
         measurements(rows),
         left=("implementation",),
         notes=DETAIL_NOTES,
+    )
+
+
+def on_devices(run: Run, rows: Iterable[Row]) -> Table:
+    """What was timed on a device: every figure, how the work was launched, and what was wrong with the samples."""
+    rows = latest(rows)
+    found = figures(rows)
+    with_kernel = {row.implementation for row in rows if row.figures.get(KERNEL)}
+    against = [name for name in competitors(rows) if name in with_kernel][:2]
+    sections = []
+    for (op, direction, case), block in blocks(rows).items():
+        lines = []
+        for row in timed(block):
+            if row.device == CPU:
+                continue
+            ratios = figure_speedups(row, KERNEL, block)
+            spreads = [_seconds_text(figure_interval(row, figure)) for figure in found]
+            over = [_ratio_cell(ratios.get(name)) for name in against]
+            lines.append(Line((_label(row), _time_text(row), *spreads, *over, _remarks(row))))
+        sections += [Section(f"{op} {direction} {case}", tuple(lines))] if lines else []
+    over_headings = (f"{FIGURE_HEADINGS[KERNEL]} {TIMES} {name}" for name in against)
+    return Table(
+        f"On devices, ms{_where(run)}",
+        ("implementation", "resident", *(FIGURE_HEADINGS[figure] for figure in found), *over_headings, "remarks"),
+        tuple(sections),
+        measurements(row for row in timed(rows) if row.device != CPU),
+        left=("implementation", "remarks"),
+        notes=(
+            "resident: from the first launch to idle by the host's clock, as in every other table",
+            *(f"{FIGURE_HEADINGS[figure]}: {FIGURES[figure]}" for figure in found),
+        ),
     )
 
 
@@ -427,8 +488,29 @@ def _time_text(row: Row) -> str:
     return "~" * (row.status == "NOISY") + with_spread(row.median_s * 1e3, low, high)
 
 
+def _seconds_text(interval: Interval | None) -> str:
+    return with_spread(interval.median * 1e3, interval.low * 1e3, interval.high * 1e3) if interval else MISSING
+
+
+def _remarks(row: Row) -> str:
+    """How a row's work was launched, and what its samples suffer from."""
+    rounds = len(row.samples_s)
+    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(row.gpu.get('dirt', ()))}"
+    exposed = f"{row.exposed_samples} of {rounds} with launch latency in the kernel's time"
+    parts = [
+        row.launched,
+        f"clock: {row.clocks}" if not row.figures else "",
+        dirty if row.dirty_samples else "",
+        exposed if row.exposed_samples else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
 def _ratio_text(row: Row, name: str) -> str:
-    found = row.speedups.get(name)
+    return _ratio_cell(row.speedups.get(name))
+
+
+def _ratio_cell(found: Interval | None) -> str:
     return _spread_text(found.median, found.low, found.high) if found else MISSING
 
 

@@ -1,9 +1,10 @@
-"""Arrays share a file, and what is written around them is seen."""
+"""Arrays share a file, and what is written around them is seen, on a device too."""
 
 import numpy as np
 import pytest
 
 from bench import arena
+from impls.devices import CPU, Device
 
 SHAPES = ((2, 3), None, (5,))
 
@@ -62,3 +63,45 @@ def test_a_file_of_another_size_is_refused(tmp_path):
     arena.write(tmp_path / "a", arrays(), "float32")
     with pytest.raises(ValueError, match="cannot hold"):
         arena.open_private(tmp_path / "a", ((999, 999),), "float32")
+
+
+ELSEWHERE = Device(
+    "elsewhere",
+    missing=lambda: None,
+    put=np.copy,
+    get=lambda source, out: np.copyto(out, source),
+    set=np.copyto,
+    wait=lambda: None,
+)
+
+
+def test_on_the_cpu_an_arena_is_resident_as_it_is():
+    host = arena.allocate(SHAPES, "float32")
+    there = arena.put(host, CPU)
+    assert there.block is host.block
+    assert [None if a is None else a.ctypes.data for a in there.arrays] == [
+        None if a is None else a.ctypes.data for a in host.arrays
+    ]
+
+
+def test_on_a_device_arrays_are_views_of_one_block_between_guards():
+    host = arena.allocate(SHAPES, "float32")
+    there = arena.put(host, ELSEWHERE)
+    there.poison()
+    assert np.isnan(there.arrays[0]).all()
+    assert [None if a is None else a.shape for a in there.arrays] == list(SHAPES)
+    there.arrays[0][...] = 7
+    assert np.isnan(host.arrays[0]).all()
+    there.fetch()
+    assert (host.arrays[0] == 7).all()
+    assert host.guards_intact()
+
+
+def test_an_overrun_on_a_device_comes_back_with_its_block():
+    host = arena.allocate(SHAPES, "float32")
+    there = arena.put(host, ELSEWHERE)
+    there.poison()
+    np.lib.stride_tricks.as_strided(there.arrays[2], (6,))[5] = 0
+    assert host.guards_intact()
+    there.fetch()
+    assert not host.guards_intact()

@@ -56,6 +56,7 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--case", "dense:1x2,u3", "--suite", "quick"], "not both"),
         (["run", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--impl", "nonsense"], "unknown implementation 'nonsense'; known: "),
+        (["run", "--memory", "cold"], "'cold' is not one of 'hot', 'both'"),
         (["run", "--budget", "0"], "must be above 0 seconds"),
         (["run", "--budget", "nan"], "must be above 0 seconds"),
         (["report", "--db", "nowhere.sqlite"], "there is no store nowhere.sqlite; make one with: layerbench run"),
@@ -84,6 +85,18 @@ def test_a_data_set_that_cannot_be_had_is_one_sentence_and_exit_status_1(monkeyp
     result = invoke("datasets", "fetch", "mnist")
     assert result.exit_code == 1
     assert result.output == "layerbench: mnist is not here\n"
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_a_device_that_does_not_exist_lists_those_that_do(command, tmp_path, monkeypatch):
+    from bench import nvml
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(nvml, "listed", lambda: (nvml.Listed(0, "GPU-aa", "NVIDIA H100"),))
+    result = invoke(command, "--case", "dense:4x8,u2", "--device", "1")
+    assert result.exit_code == 2
+    assert result.output == "layerbench: no device 1; there are: 0: NVIDIA H100 (GPU-aa)\n"
+    assert not list(tmp_path.iterdir())
 
 
 ROOT = Path(__file__).parent.parent

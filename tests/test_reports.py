@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -345,3 +346,69 @@ def test_a_machine_s_name_becomes_a_folder_name_that_every_system_takes():
 def test_reports_import_neither_tensorflow_nor_numba():
     code = "import sys, reports.folder; print({'tensorflow', 'torch', 'numba', 'cv2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def on_a_gpu(name, ms, **more):
+    """A row of a device with three figures beside the resident one."""
+    figures = {
+        "resident_by_device": (ms * 1e-3,) * 5,
+        "kernel": (0.5e-3 * ms,) * 5,
+        "end_to_end": (3e-3 * ms,) * 5,
+    }
+    return row(name, SMALL, ms=ms, device="cuda", figures=figures, clocks="host and device", launched="graph", **more)
+
+
+ON_A_GPU = (
+    on_a_gpu("tiles", 2.0, over_keras=2.0, dirty_samples=1, gpu={"dirt": ["throttled: power cap"]}),
+    on_a_gpu("torch", 8.0),
+    row("keras", SMALL, ms=4.0, device="cuda"),
+    row("numpy", SMALL, ms=40.0, over_keras=0.1),
+)
+
+
+def test_figures_on_a_device_stand_beside_the_resident_one_with_ratios_of_their_own():
+    rows = [
+        replace(r, speedups={"torch": Interval(4.0, 4.0, 4.0)}) if r.implementation == "tiles" else r for r in ON_A_GPU
+    ]
+    first = frames.measurements(rows).iloc[0]
+    assert first[["median_ms", "kernel_ms", "end_to_end_ms"]].tolist() == pytest.approx([2.0, 1.0, 6.0])
+    assert first[["over_torch", "kernel_over_torch", "end_to_end_over_torch"]].tolist() == pytest.approx([4.0] * 3)
+    table = tables.on_devices(RUN, rows)
+    assert table.headings == (
+        "implementation",
+        "resident",
+        "kernel",
+        "end to end",
+        f"kernel {formats.TIMES} torch",
+        "remarks",
+    )
+    tiles = line_of(table, "tiles")
+    assert tiles[2:5] == ("1.00 ±0.0%", "6.00 ±0.0%", "4.00 ±0.0%")
+    assert tiles[5] == "graph; 1 of 5 samples dirty: throttled: power cap"
+
+
+def test_a_figure_is_compared_only_with_those_that_have_it():
+    first = frames.measurements(ON_A_GPU).iloc[0]
+    assert first["over_keras"] == 2.0
+    assert pd.isna(first["kernel_over_keras"])
+
+
+def test_what_has_only_the_hosts_clock_says_so_and_the_cpu_is_left_out():
+    table = tables.on_devices(RUN, ON_A_GPU)
+    assert line_of(table, "keras †")[-1] == "clock: host"
+    assert [line.cells[0] for line in table.sections[0].lines] == ["tiles", "torch †", "keras †"]
+    assert not tables.on_devices(RUN, ROWS).sections
+
+
+def test_a_clock_that_disagrees_is_an_alarm_with_its_reason():
+    rows = [row("tiles", status="ASYNC_MISMATCH", reason="its work was not waited for", device="cuda"), row("numpy")]
+    assert "ASYNC_MISMATCH" in line_of(tables.not_timed(RUN, rows), "tiles")
+    assert "red" in formats._style("1 async mismatch")
+    assert "async" in str(tables.pivot(RUN, [*rows, row("tiles", LARGE, device="cuda")]).sections)
+
+
+def test_the_heading_names_the_device_that_was_measured():
+    device = {"name": "H100", "compute_capability": "9.0", "memory_bytes": 85e9, "l2_bytes": 52428800}
+    machine = MACHINE | {"gpu": "H100, H100", "cuda_device": device | {"multiprocessors": 132}, "gpu_driver": "580.1"}
+    text = dict(tables.heading(replace(RUN, machine=machine), ROWS))["machine"]
+    assert "H100 compute capability 9.0 85 GB L2 52 MB 132 SMs driver 580.1" in text

@@ -25,6 +25,9 @@ ROW = Row(
     median_s=0.15,
     repeatable=True,
     speedups={"keras": Interval(2.0, 1.9, 2.1)},
+    figures={"kernel": (0.01, 0.02)},
+    gpu={"before": {"sm_mhz": 1980.0}, "dirt": ["throttled: power cap"]},
+    dirty_samples=1,
 )
 
 
@@ -37,6 +40,24 @@ def test_a_row_comes_back_as_it_went_in(tmp_path):
     assert again.rows(run.id) == ((run.id, ROW),)
     assert again.run() == run
     assert again.run().machine == {"cpu": "x"}
+    again.close()
+
+
+def test_a_store_made_before_a_field_existed_is_read_and_written(tmp_path):
+    """Old rows have the field's default; new ones are stored whole."""
+    store = Store(tmp_path / "a.sqlite")
+    run = store.start(RUN)
+    store.add(run, ROW)
+    store.close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as old:
+        for name in ("figures", "gpu", "clocks", "dirty_samples"):
+            old.execute(f"ALTER TABLE measurements DROP COLUMN {name}")
+    old.close()
+    again = Store(tmp_path / "a.sqlite")
+    again.add(run, ROW)
+    before, after = (row for _, row in again.rows(run.id))
+    assert before == replace(ROW, figures={}, gpu={}, dirty_samples=None)
+    assert after == ROW
     again.close()
 
 
@@ -94,6 +115,9 @@ def test_exports_hold_the_same_rows(tmp_path):
     with (tmp_path / "a.csv").open() as file:
         (line,) = csv.DictReader(file)
     assert document["rows"][0]["samples_s"] == [0.1, 0.2]
+    assert document["rows"][0]["figures"] == {"kernel": [0.01, 0.02]}
+    assert line["kernel_samples_s"] == "0.01 0.02"
+    assert json.loads(line["gpu_dirt"]) == ["throttled: power cap"]
     assert document["rows"][0]["speedups"] == {"keras": {"median": 2.0, "low": 1.9, "high": 2.1}}
     assert document["run"]["suite"] == "quick"
     assert line["samples_s"] == "0.1 0.2"

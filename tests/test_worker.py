@@ -13,9 +13,8 @@ CASE = parse_case("dense:2x3,u4")
 def worker(tmp_path):
     """A worker with three sets bound, and a list of the sets that were called."""
     made = Worker(threads=1)
-    assert "status" not in made.answer(
-        {"do": "plan", "case": str(CASE), "implementation": "numpy", "direction": "forward"}
-    )
+    plan = {"do": "plan", "case": str(CASE), "implementation": "numpy", "direction": "forward", "sets": 3, "sharers": 1}
+    assert "status" not in made.answer(plan)
     result = tmp_path / "result"
     arena.create(result, arena.shapes_of(CASE.spec, "forward", outputs=True), CASE.spec.dtype)
     for i in range(3):
