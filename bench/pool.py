@@ -42,13 +42,13 @@ def _signal(process: int, name: str) -> None:
 class WorkerProcess:
     """One worker: a fresh interpreter, driven over a pipe by lines of JSON."""
 
-    def __init__(self, op: str, name: str, threads: int, settings: Mapping[str, str]) -> None:
-        """Start it with these environment variables, and have it import the implementation; does not wait."""
+    def __init__(self, module: str, threads: int, settings: Mapping[str, str], **load: Any) -> None:
+        """Start a module that serves, with these environment variables, and have it ``load``; does not wait."""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | dict(settings)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", str(threads)],
+            [sys.executable, "-m", module, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -58,7 +58,7 @@ class WorkerProcess:
         threading.Thread(target=self._read, daemon=True).start()
         self._paused = False
         self._greeted = False
-        self._send({"do": "load", "op": op, "name": name})
+        self._send({"do": "load", **load})
 
     @property
     def pid(self) -> int:
@@ -72,10 +72,21 @@ class WorkerProcess:
         return self._receive(seconds)
 
     def greet(self) -> None:
-        """Wait until it has imported its implementation. Raises Failure."""
+        """Wait until it has loaded what it computes with. Raises Failure."""
         if not self._greeted:
             self._receive(START_SECONDS)
             self._greeted = True
+
+    def take_turn(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+        """Let it go on, ask it, and stop it again. Raises Failure, also where it answers that its device is gone."""
+        self.resume()
+        try:
+            answer = self.ask(do, seconds, **values)
+        finally:
+            self.pause()
+        if answer.get("status") == "CRASHED":
+            raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")
+        return answer
 
     def pause(self) -> None:
         """Stop the process where it is."""
@@ -154,7 +165,7 @@ class Pool:
         new = []
         for op, name in pairs:
             if name not in self._workers:
-                self._workers[name] = WorkerProcess(op, name, self.threads, self.settings)
+                self._workers[name] = self._new(op, name)
                 new.append(name)
         for name in new:
             try:
@@ -171,34 +182,23 @@ class Pool:
     def release(self) -> None:
         """Have every worker drop its plan and arrays. One that cannot is replaced at the next request."""
         for name, worker in tuple(self._workers.items()):
-            worker.resume()
             try:
-                _raise_if_crashed(worker.ask("release", CALL_SECONDS))
+                worker.take_turn("release", CALL_SECONDS)
             except Failure:
                 self._workers.pop(name).kill()
-            else:
-                worker.pause()
 
     def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask one worker while all others stand still. Raises Failure; that worker is gone then, as after Ctrl-C.
 
         One that answers CRASHED has lost its device: whatever it was asked next would fail for the same reason.
         """
-        worker = self._workers.get(name) or WorkerProcess(op, name, self.threads, self.settings)
+        worker = self._workers.get(name) or self._new(op, name)
         self._workers[name] = worker
-        worker.resume()
         try:
-            answer = worker.ask(do, seconds, **values)
-            _raise_if_crashed(answer)
-            return answer
+            return worker.take_turn(do, seconds, **values)
         except BaseException:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
             self._workers.pop(name).kill()
             raise
-        finally:
-            worker.pause()
 
-
-def _raise_if_crashed(answer: Mapping[str, Any]) -> None:
-    """Raises Failure for the answer of a worker whose device is gone."""
-    if answer.get("status") == "CRASHED":
-        raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")
+    def _new(self, op: str, name: str) -> WorkerProcess:
+        return WorkerProcess("bench.worker", self.threads, self.settings, op=op, name=name)

@@ -1,33 +1,23 @@
-"""One implementation in its own process: reads requests from standard input, answers on what was standard output.
-
-A request is one line of JSON, {"do": name, ...plain values}; its answer is one line, {...} or {"status", "reason"}.
-Whatever libraries print goes to standard error. The process ends with its parent.
-"""
+"""One implementation in its own process, asked as ``bench.process`` says."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from bench import arena, timing
+from bench import arena, process, timing
 from bench.machine import peak_memory
+from bench.process import Answer, Responder
 from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED
-from impls import Plan, Unavailable, get, parse_case
+from impls import Plan, get, parse_case
 from impls.contract import Call, Implementation
-from impls.devices import Device, Timer, is_lost, is_out_of_memory
+from impls.devices import Device, Timer, is_lost
 from impls.specs import Spec
-
-Answer = dict[str, Any]
 
 MAX_COPIED = 8
 """Calls with copies both ways in one sample."""
@@ -55,7 +45,7 @@ class Bound:
 
 
 @dataclass
-class Worker:
+class Worker(Responder):
     """What this process holds between requests: one plan, a call for checking, and the calls bound for timing."""
 
     threads: int
@@ -72,16 +62,6 @@ class Worker:
     """How long the device was held last, so that all launches of a figure were enqueued meanwhile."""
     copied_loops: int = 1
     """Calls with copies both ways in the next sample."""
-
-    def answer(self, request: Answer) -> Answer:
-        """Do what is asked. An exception is an answer: status ERROR and its text."""
-        action: Callable[..., Answer] = getattr(self, f"do_{request.pop('do')}")
-        try:
-            return action(**request)
-        except Unavailable as error:
-            return {"status": "UNAVAILABLE", "reason": str(error)}
-        except Exception as error:  # whatever a kernel raises becomes a row
-            return _failure(error)
 
     def do_load(self, op: str, name: str) -> Answer:
         """Import the implementation and what it computes with."""
@@ -307,14 +287,9 @@ def _too_large(record: Implementation, spec: Spec, direction: str, sets: int, sh
     return f"{needed}, as each of {sharers} does; {free} bytes are free on the device"
 
 
-def _failure(error: Exception) -> Answer:
-    """An exception as an answer. After CRASHED this process is to be replaced: its device is gone."""
-    text = f"{type(error).__name__}: {error}"
-    if is_lost(error):
-        return {"status": "CRASHED", "reason": text}
-    if is_out_of_memory(error):
-        return {"status": "OUT_OF_MEMORY", "reason": str(error) or "memory ran out"}
-    return {"status": "ERROR", "reason": text}
+def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
+    """Give every thread pool in this process the same size, and read back what is in force."""
+    return process.set_threads(sys.modules[implementation.plan_type.__module__], count)
 
 
 def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:
@@ -323,63 +298,5 @@ def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:
     )
 
 
-def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
-    """Give every thread pool in this process the same size, and read back what is in force."""
-    library = sys.modules[implementation.plan_type.__module__]
-    if hasattr(library, "set_threads"):
-        library.set_threads(count)
-    pools: dict[str, int] = {}
-    if "cv2" in sys.modules:
-        import cv2
-
-        cv2.setNumThreads(count)
-        pools["opencv"] = cv2.getNumThreads()
-    if "numba" in sys.modules:
-        import numba
-
-        numba.set_num_threads(count)
-        pools["numba"] = numba.get_num_threads()
-    pools |= _native_pools()
-    if hasattr(library, "threads"):
-        pools |= library.threads()
-    return pools
-
-
-def _native_pools() -> dict[str, int]:
-    """Threads of the BLAS and OpenMP libraries in this process; unknown, and left out, without threadpoolctl."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return {}
-    return {str(pool["internal_api"]): int(pool["num_threads"]) for pool in threadpool_info()}
-
-
-def _end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends; elsewhere the closed pipe does it."""
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def _private_output() -> TextIO:
-    """The pipe to the parent; from here on whatever is printed goes to standard error."""
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return pipe
-
-
-def main() -> None:
-    """Answer requests until standard input ends."""
-    _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = _private_output()
-    worker = Worker(threads=int(sys.argv[1]))
-    for line in sys.stdin:
-        pipe.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-        pipe.flush()
-
-
 if __name__ == "__main__":
-    main()
+    process.serve(Worker(threads=int(sys.argv[1])))
