@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ import click
 from bench import __version__
 
 if TYPE_CHECKING:
+    from bench.contest import Progress
+    from bench.experiments import Experiment, Turn
     from bench.jobs import Job, Selection
-    from bench.results import Row, Run
+    from bench.results import Row, Run, Training
     from bench.store import Store
     from bench.suites import Suite
 
@@ -76,6 +79,7 @@ def main() -> None:
     layerbench run                          check and time the quick suite, two minutes
     layerbench verify --model mnist         check only, in a Keras model on real images
     layerbench run --suite paper --op conv2d
+    layerbench train                        a small network on the bundled digits, ours and Keras' in turns
     layerbench report --format markdown
     """
 
@@ -213,7 +217,7 @@ def run(
     seconds = budget if budget is not None else suite.budget_s
     if not seconds > 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
-    wished = _new_run(suite, threads, options["seed"], device)
+    wished = _new_run(suite.name, threads, options["seed"], device)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(wished)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
@@ -297,6 +301,109 @@ def report(
         click.echo(formats.text(shown, form), nl=False)
 
 
+@main.command()
+@click.option(
+    "--experiment",
+    "names",
+    multiple=True,
+    metavar="ID|DATASET[:N]|all",
+    help="The paper's: by number, by data set (olivetti, mnist, cifar10), or all; may be repeated.",
+)
+@click.option("--dataset", help="Train --structure on this data set.  [default: digits, without --experiment]")
+@click.option("--structure", metavar="TEXT", help='For example "C(3,8,r);M(2);F();D(10,sm);".')
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published: 100; 10 of --dataset]")
+@click.option("--batch", type=click.IntRange(min=1), help="Samples in a batch.  [default: as published; 32]")
+@click.option("--batches", type=click.IntRange(min=1), help="Batches in an epoch, in place of --batch.")
+@click.option("--steps", type=click.IntRange(min=1), help="Train only so many steps, each timed by itself.")
+@click.option("--repetitions", type=click.IntRange(min=1), help="[default: as published: 10 of olivetti; 1]")
+@click.option(
+    "--impl", "implementations", multiple=True, metavar="NAME", help="Who computes our layers.  [default: auto]"
+)
+@click.option(
+    "--against", default="keras", show_default=True, help="keras, keras:BACKEND, torch, joined by commas; or none."
+)
+@click.option(
+    "--as-published", is_flag=True, help="Keras as in the paper: Adam's beta_2 0.9, deterministic, one thread."
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Accuracies that differ by fewer percentage points are as good as equal.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and dropout.")
+@click.option("--resume", is_flag=True, help="Go on with the latest training in the store: only what is missing.")
+@_store
+@click.option("--csv", "csv_path", type=_FILE, help="Write every epoch or step as CSV too.")
+@click.option("--weights", type=click.Path(path_type=Path, file_okay=False), help="Save the trained networks there.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    names: tuple[str, ...],
+    dataset: str | None,
+    structure: str | None,
+    repetitions: int | None,
+    implementations: tuple[str, ...],
+    against: str,
+    as_published: bool,
+    margin: float,
+    threads: int | None,
+    seed: int,
+    resume: bool,
+    db: str,
+    csv_path: Path | None,
+    weights: Path | None,
+    **how: int | None,
+) -> None:
+    """Train the same network with ours and with others, in turns: time, accuracy, loss, and whether they agree.
+
+    Without --experiment: a small network on the bundled digits. All start from the same weights and get the same
+    batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
+    """
+    from bench.contest import Contest, entrants, missing
+    from bench.machine import usable_cores
+    from bench.results import TRAINING
+    from bench.store import Store
+    from reports import contests, formats
+
+    wanted = [
+        (experiment, repetition)
+        for experiment in _experiments(names, dataset, structure, how)
+        for repetition in range(repetitions or experiment.repetitions)
+    ]
+    wished = _new_run(TRAINING, threads, seed, None)
+    taking_part = entrants(implementations, against.split(","), threads or usable_cores(), as_published)
+    store = Store(db)
+    current = _latest_like(store, wished) if resume else store.start(wished)
+    todo = missing(wanted, taking_part, store.trainings(current.id))
+    if resume:
+        click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: processes end, shared memory is given back
+    interrupted = False
+    with Contest(taking_part, seed) as contest:
+        try:
+            for experiment, repetition in todo:
+                with _turns(experiment, repetition) as progress:
+                    store.add_trainings(current, contest.run(experiment, repetition, progress, weights))
+        except KeyboardInterrupt:
+            interrupted = True
+    rows = store.trainings(current.id)
+    shown = contests.report(current, rows, margin / 100)
+    if csv_path:
+        csv_path.parent.mkdir(parents=True, exist_ok=True)
+        csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
+    formats.show(shown, _console())
+    click.echo(f"\nrun {current.id} is in {db}")
+    if interrupted:
+        click.echo("stopped: finished repetitions are kept; go on with the same command and --resume", err=True)
+        ctx.exit(130)
+    if any(row.status not in ("OK", "UNAVAILABLE") and not row.competitor for row in rows):
+        ctx.exit(1)
+
+
 @main.group("datasets")
 def datasets_group() -> None:
     """What data sets there are, where their files are, and whether they are sound."""
@@ -370,7 +477,7 @@ def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
     return grid
 
 
-def _new_run(suite: Suite, threads: int | None, seed: int, device: str | None) -> Run:
+def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> Run:
     """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist."""
     from datetime import UTC, datetime
 
@@ -379,7 +486,7 @@ def _new_run(suite: Suite, threads: int | None, seed: int, device: str | None) -
 
     return Run(
         command=shlex.join(["layerbench", *sys.argv[1:]]),
-        suite=suite.name,
+        suite=suite,
         seed=seed,
         threads=threads or machine.usable_cores(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -388,8 +495,10 @@ def _new_run(suite: Suite, threads: int | None, seed: int, device: str | None) -
 
 
 def _latest_like(store: Store, wished: Run) -> Run:
-    """The latest run. Raises UsageError if it differs in what all rows of a run have in common."""
-    current = store.run()
+    """The latest run of this kind. Raises UsageError if it differs in what all rows of a run have in common."""
+    from bench.results import TRAINING
+
+    current = store.run(training=wished.suite == TRAINING)
     common = {name: (getattr(current, name), getattr(wished, name)) for name in ("suite", "seed", "threads")}
     for name, key in (("machine", "id"), ("commit", "commit"), ("versions", "versions")):
         common[name] = (current.machine.get(key), wished.machine[key])
@@ -400,6 +509,45 @@ def _latest_like(store: Store, wished: Run) -> Run:
                 "give the same options, or start a new run without --resume"
             )
     return current
+
+
+def _experiments(
+    names: tuple[str, ...], dataset: str | None, structure: str | None, how: dict[str, int | None]
+) -> list[Experiment]:
+    """What is to be trained, with the options that were given in place of its own. Raises SpecError."""
+    from dataclasses import replace
+
+    from bench.experiments import own, select
+    from impls import SpecError
+
+    if names and (dataset or structure):
+        raise SpecError("give --experiment, or --dataset and --structure, not both")
+    if how["batch"] and how["batches"]:
+        raise SpecError("give --batch or --batches, not both")
+    changes: dict[str, Any] = {name: value for name, value in how.items() if value}
+    if how["batch"]:
+        changes["batches"] = None
+    chosen = select(names) if names else (own(dataset or "digits", structure),)
+    return [replace(experiment, **changes) for experiment in chosen]
+
+
+@contextmanager
+def _turns(experiment: Experiment, repetition: int) -> Iterator[Progress]:
+    """A line that says how far a repetition is: for each contestant the last turn's seconds, loss and accuracy."""
+    name = f"{experiment.id} repetition {repetition + 1}"
+    latest: dict[str, str] = {}
+    with _console(stderr=True).status(f"{name}: starting") as status:
+
+        def progress(row: Training, turn: Turn) -> None:
+            if row.status == "OK":
+                figures = f"{row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, accuracy {row.accuracies[-1]:.4f}"
+                latest[row.contestant] = f"{row.contestant} {figures}"
+            else:
+                latest[row.contestant] = f"{row.contestant} {row.status.lower()}"
+            where = f"epoch {turn.epoch + 1}" + (f", step {turn.last}" if experiment.steps else "")
+            status.update(f"{name}, {where}: {'; '.join(latest.values())}")
+
+        yield progress
 
 
 def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:

@@ -9,7 +9,6 @@ most differences that matter.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -111,7 +110,7 @@ class Session:
         self.memory = memory
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
-        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=_shared_folder()))
+        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
         self._rates: dict[tuple[str, str, str], float] = {}
 
     def __enter__(self) -> Session:
@@ -604,9 +603,3 @@ def _timed_row(
         gbytes_per_s=case.least_traffic(direction) / interval.median / 1e9,
         speedups=speedups,
     )
-
-
-def _shared_folder() -> str | None:
-    """Memory that processes share, where the system has a folder for it; else the temporary folder."""
-    folder = "/dev/shm"
-    return folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else None

@@ -57,7 +57,7 @@ class WorkerProcess:
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self._paused = False
-        self._greeted = False
+        self._greeted: dict[str, Any] | None = None
         self._send({"do": "load", **load})
 
     @property
@@ -71,11 +71,11 @@ class WorkerProcess:
         self._send({"do": do, **values})
         return self._receive(seconds)
 
-    def greet(self) -> None:
-        """Wait until it has loaded what it computes with. Raises Failure."""
-        if not self._greeted:
-            self._receive(START_SECONDS)
-            self._greeted = True
+    def greet(self) -> dict[str, Any]:
+        """Wait until it has loaded what it computes with; what it answered. Raises Failure."""
+        if self._greeted is None:
+            self._greeted = self._receive(START_SECONDS)
+        return self._greeted
 
     def take_turn(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Let it go on, ask it, and stop it again. Raises Failure, also where it answers that its device is gone."""
@@ -90,7 +90,7 @@ class WorkerProcess:
 
     def pause(self) -> None:
         """Stop the process where it is."""
-        if not self._paused and self._greeted:
+        if not self._paused and self._greeted is not None:
             _signal(self._process.pid, "SIGSTOP")
             self._paused = True
 

@@ -7,7 +7,7 @@ here reads a clock. The loss of an epoch is the mean over its samples while the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -113,13 +113,17 @@ class Trainer:
         if held_out:
             validation = Data(data.x[kept:], data.targets[kept:])
         self.validation = None if validation is None else _checked(network, validation, "validation")
+        self._spans = tuple(_spans(network.parameters))
+        self._passes: dict[int, Pass] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every step: the optimizer's state, the order, the history. Weights and bound passes are kept."""
         self.history: list[Record] = []
         self.steps = 0
         self.stopped = False
         self._rng = np.random.default_rng(self.settings.seed)
-        self._spans = tuple(_spans(network.parameters))
         self._states = [self.settings.optimizer.init(stop - start) for start, stop in self._spans]
-        self._passes: dict[int, Pass] = {}
         self._best: tuple[float, Array, int] | None = None
 
     def fit(self, callbacks: Sequence[Callback] = ()) -> list[Record]:
@@ -140,22 +144,27 @@ class Trainer:
 
     def epoch(self) -> Record:
         """One pass over the data in a new order. Raises TrainingError where the loss stops being finite."""
-        before = self.network.weights.copy()
         order = self._rng.permutation(len(self.data)) if self.settings.shuffle else np.arange(len(self.data))
-        total = right = 0.0
-        for number, chosen in enumerate(batches(order, self.settings)):
-            loss, hits = self.step(chosen)
-            if not math.isfinite(loss):
-                raise self._failure(number, len(chosen), loss, before)
-            total, right = total + loss * len(chosen), right + hits
-        record: Record = {"loss": total / len(self.data)}
-        if _has_accuracy(self.settings.loss):
-            record["accuracy"] = right / len(self.data)
+        record = self.train(batches(order, self.settings))
         if self.validation is not None:
             found = evaluate(self.network, self.validation, self.settings.loss, self.settings.batch)
             record |= {f"val_{name}": value for name, value in found.items()}
         self.history.append(record)
         self._watch(record)
+        return record
+
+    def train(self, parts: Iterable[Array]) -> Record:
+        """A step on each of these batches of samples; means over them while the weights moved. Raises as ``epoch``."""
+        before = self.network.weights.copy()
+        total = right = count = 0.0
+        for number, chosen in enumerate(parts):
+            loss, hits = self.step(chosen)
+            if not math.isfinite(loss):
+                raise self._failure(number, len(chosen), loss, before)
+            total, right, count = total + loss * len(chosen), right + hits, count + len(chosen)
+        record: Record = {"loss": total / count}
+        if _has_accuracy(self.settings.loss):
+            record["accuracy"] = right / count
         return record
 
     def step(self, chosen: Array) -> tuple[float, float]:

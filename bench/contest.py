@@ -1,0 +1,273 @@
+"""A training contest: ours and other libraries train the same network in turns, epoch by epoch.
+
+Every contestant is a process of its own. All have the same data, the same initial weights, and the same batches in the
+same order; in each turn every contestant trains once, in shuffled order, while the others stand still. What a
+contestant has learned is judged here, in one way for all, by the probabilities that it gives for the test images.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import experiments, machine, pool
+from bench.arena import shared_folder
+from bench.contestant import KERAS, OURS, TORCH
+from bench.experiments import Experiment, Turn
+from bench.results import Failure, Training
+from impls.competitors.keras import BACKENDS
+from impls.nn.losses import EPSILON
+from impls.nn.network import Network
+from impls.nn.saving import save
+from impls.specs import SpecError
+
+Array = npt.NDArray[Any]
+
+MEMORY_SHARE = 0.8
+"""The part of the free memory that training may need."""
+BEGIN_SECONDS = 1800.0
+TURN_SECONDS = 600.0
+"""A turn at the least; more where the first step tells of a longer one."""
+TURN_FACTOR = 10.0
+
+PUBLISHED_BETA_2 = 0.9
+PUBLISHED_SETTINGS = {"TF_DETERMINISTIC_OPS": "1"}
+"""What the paper's Keras was run with, on one thread."""
+AS_PUBLISHED = " as published"
+
+Progress = Callable[[Training, Turn], None]
+"""Called after each turn of each contestant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """Who takes part: a kind of contestant, its options, threads, and environment variables."""
+
+    name: str
+    kind: str
+    threads: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def entrants(
+    implementations: Sequence[str], against: Sequence[str], threads: int, as_published: bool = False
+) -> tuple[Entrant, ...]:
+    """Ours, once for each implementation, then the others: keras, keras:BACKEND, torch. ``none`` is nobody.
+
+    Raises SpecError for an unknown one, listing those that there are. ``as_published``: Keras with the paper's Adam
+    (beta_2 0.9), deterministic, on one thread.
+    """
+    found = [
+        Entrant(OURS if name == "auto" else f"{OURS}:{name}", OURS, threads, {"implementation": name})
+        for name in implementations or ("auto",)
+    ]
+    known = (KERAS, *(f"{KERAS}:{backend}" for backend in BACKENDS), TORCH, "none")
+    for name in against:
+        if name not in known:
+            raise SpecError(f"unknown competitor {name!r}; known: {', '.join(known)}")
+        kind, _, backend = name.partition(":")
+        settings = {"KERAS_BACKEND": backend} if backend else {}
+        if kind == KERAS and as_published:
+            settings |= PUBLISHED_SETTINGS
+            found.append(Entrant(name + AS_PUBLISHED, kind, 1, {"beta_2": PUBLISHED_BETA_2}, settings))
+        elif kind != "none":
+            found.append(Entrant(name, kind, threads, {}, settings))
+    return tuple({entrant.name: entrant for entrant in found}.values())
+
+
+@dataclass
+class _Runner:
+    """An entrant on its way through a repetition."""
+
+    entrant: Entrant
+    row: Training
+
+    @property
+    def is_running(self) -> bool:
+        return self.row.status == "OK"
+
+
+class Contest:
+    """The contestants' processes and a folder of shared arrays; used in a ``with`` statement."""
+
+    def __init__(self, entrants: Sequence[Entrant], seed: int = 0) -> None:
+        self.entrants = entrants
+        self.seed = seed
+        self._processes: dict[str, pool.WorkerProcess] = {}
+        self._refusals: dict[str, dict[str, Any]] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=shared_folder()))
+
+    def __enter__(self) -> Contest:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(
+        self, experiment: Experiment, repetition: int, progress: Progress | None = None, keep: Path | None = None
+    ) -> list[Training]:
+        """One repetition: a row for every contestant, whatever became of it.
+
+        ``keep``: a folder for the trained networks. Raises SpecError for an experiment that cannot be, before anything
+        is started.
+        """
+        split, classes, _ = experiments.images(experiment.dataset, repetition)
+        free = MEMORY_SHARE * machine.free_memory()
+        experiments.require_fit(experiment, len(split.x_train), classes, free, len(self.entrants))
+        network = Network(experiment.structure, experiment.image_shape, seed=self.seed + repetition)
+        self._share(split, classes, network)
+        runners = [_Runner(entrant, _row(experiment, repetition, entrant)) for entrant in self.entrants]
+        self._start()
+        for runner in runners:
+            self._begin(runner, experiment, repetition)
+        rng = np.random.default_rng((self.seed, repetition))
+        for turn in experiment.turns(len(split.x_train)):
+            for i in rng.permutation(len(runners)):
+                if runners[i].is_running:
+                    self._train(runners[i], turn)
+                    if progress:
+                        progress(runners[i].row, turn)
+        for runner in runners:
+            self._judge(runner, split.y_test)
+            if keep:
+                self._keep(runner, network, keep)
+        return [runner.row for runner in runners]
+
+    def _share(self, split: Any, classes: int, network: Network) -> None:
+        """Put the arrays where every contestant maps them; what it has mapped before stays as it was."""
+        targets = np.eye(classes, dtype=np.float32)[split.y_train]
+        for name, array in (("x_train", split.x_train), ("t_train", targets), ("x_test", split.x_test)):
+            path = self._folder / f"{name}.npy"
+            path.unlink(missing_ok=True)
+            np.save(path, array)
+        np.savez(self._folder / "weights.npz", **network.named_weights())  # type: ignore[arg-type]  # any keyword
+
+    def _start(self) -> None:
+        """Start those that are not there, side by side, and stop them when they have loaded their libraries.
+
+        One that cannot load has refused for as long as the contest lasts.
+        """
+        new = [entrant for entrant in self.entrants if entrant.name not in self._processes]
+        for e in new:
+            self._processes[e.name] = pool.WorkerProcess(
+                "bench.contestant", e.threads, e.settings, kind=e.kind, options=dict(e.options)
+            )
+        for entrant in new:
+            process = self._processes[entrant.name]
+            try:
+                answer = process.greet()
+            except Failure as error:
+                answer = {"status": error.status, "reason": error.reason}
+            if "status" in answer:
+                self._refusals[entrant.name] = answer
+            process.pause()
+
+    def _ask(self, runner: _Runner, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+        """Ask while all others stand still; what goes wrong ends the runner, and the answer is empty."""
+        name = runner.entrant.name
+        try:
+            answer = self._refusals.get(name) or self._processes[name].take_turn(do, seconds, **values)
+        except Failure as error:
+            self._processes.pop(name).kill()
+            answer = {"status": error.status, "reason": error.reason}
+        if "status" in answer:
+            runner.row = replace(runner.row, status=answer["status"], reason=answer["reason"])
+            return {}
+        return answer
+
+    def _begin(self, runner: _Runner, experiment: Experiment, repetition: int) -> None:
+        answer = self._ask(
+            runner,
+            "begin",
+            BEGIN_SECONDS,
+            structure=str(experiment.structure),
+            image_shape=list(experiment.image_shape),
+            folder=str(self._folder),
+            learning_rate=experiment.learning_rate,
+            batch=experiment.batch,
+            batches=experiment.batches,
+            seed=self.seed + repetition,
+        )
+        if answer:
+            runner.row = replace(runner.row, **answer)
+
+    def _train(self, runner: _Runner, turn: Turn) -> None:
+        row, count = runner.row, turn.last - turn.first
+        limit = TURN_SECONDS + TURN_FACTOR * count * (row.first_step_s or 0.0)
+        answer = self._ask(runner, "train", limit, epoch=turn.epoch, first=turn.first, last=turn.last)
+        if answer:
+            runner.row = replace(
+                row,
+                steps=(*row.steps, count),
+                seconds=(*row.seconds, answer["seconds"]),
+                losses=(*row.losses, answer["loss"]),
+                accuracies=(*row.accuracies, answer["accuracy"]),
+                peak_bytes=answer["peak_bytes"],
+            )
+
+    def _judge(self, runner: _Runner, labels: Array) -> None:
+        path = self._folder / "answers.npy"
+        if not runner.is_running or not self._asked_for(runner, "answer", path):
+            return
+        accuracy, loss = judged(np.load(path), labels)
+        runner.row = replace(runner.row, test_accuracy=accuracy, test_loss=loss, test_samples=len(labels))
+
+    def _keep(self, runner: _Runner, network: Network, folder: Path) -> None:
+        """Save the trained network as impls.nn.saving does, whoever trained it."""
+        path = self._folder / "trained.npz"
+        if runner.is_running and self._asked_for(runner, "weights", path):
+            with np.load(path, allow_pickle=False) as stored:
+                network.load_weights(dict(stored))
+            folder.mkdir(parents=True, exist_ok=True)
+            row = runner.row
+            name = re.sub(r"\W+", "-", f"{row.experiment} {row.contestant} {row.repetition}")
+            save(network, folder / f"{name}.safetensors")
+
+    def _asked_for(self, runner: _Runner, do: str, path: Path) -> bool:
+        """Whether the contestant has written what was asked for."""
+        self._ask(runner, do, TURN_SECONDS + TURN_FACTOR * sum(runner.row.seconds), path=str(path))
+        return runner.is_running
+
+
+def judged(probabilities: Array, labels: Array) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy, in float64; probabilities are kept within EPSILON of 0 and 1, as Keras does."""
+    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    chosen = np.clip(chosen / probabilities.sum(axis=1, dtype=np.float64), EPSILON, 1 - EPSILON)
+    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(chosen).mean())
+
+
+def missing(
+    wanted: Iterable[tuple[Experiment, int]], entrants: Sequence[Entrant], finished: Iterable[Training]
+) -> list[tuple[Experiment, int]]:
+    """The repetitions that lack a contestant's row. One that lacks any is done whole again: epochs are compared."""
+    done = {(row.experiment, row.structure, row.plan, row.repetition, row.contestant) for row in finished}
+    return [
+        (e, repetition)
+        for e, repetition in wanted
+        if any((e.id, str(e.structure), e.plan, repetition, entrant.name) not in done for entrant in entrants)
+    ]
+
+
+def _row(experiment: Experiment, repetition: int, entrant: Entrant) -> Training:
+    return Training(
+        experiment=experiment.id,
+        dataset=experiment.dataset,
+        structure=str(experiment.structure),
+        plan=experiment.plan,
+        repetition=repetition,
+        contestant=entrant.name,
+        competitor=entrant.kind != OURS,
+        status="OK",
+        threads=entrant.threads,
+    )

@@ -1,0 +1,168 @@
+"""What is trained: the paper's 33 experiments by their numbers, or any structure on any data set with classes.
+
+0979993065, olivetti:1    one experiment, by its published number or its place in the list of its data set
+olivetti, mnist, cifar10  the experiments of a data set
+all                       all 33
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+import datasets
+from impls.nn.published_ids import experiment_id
+from impls.nn.structure import PUBLISHED, Dense, Published, Structure, parse, steps
+from impls.specs import Shape, SpecError
+
+Array = npt.NDArray[np.float32]
+
+ALL = "all"
+
+DIGITS = "C(3,8,r);M(2);DR(0.25);F();D(32,r);DR(0.25);D(10,sm);"
+"""For the bundled 8x8 images where no structure is given: trained in seconds."""
+
+_THERE = {"olivetti": ("olivetti", 10, 10), "mnist": ("mnist", 20, 1), "cifar10": ("cifar-10", 50, 1)}
+"""A data set's name in the paper's system, batches per epoch, repetitions."""
+
+LEARNING_RATE = 0.001
+SCALING = "uniform"
+"""To [-1, 1], as in the paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is timed as one: the batches first, ..., last - 1 of an epoch."""
+
+    epoch: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """A network, its data, and how it is trained; ``id`` is the published number, or the data set's name.
+
+    ``batches`` (a number per epoch, sizes differing by one at most) goes before ``batch``. With ``steps`` training
+    ends after so many, and each is timed by itself.
+    """
+
+    id: str
+    dataset: str
+    structure: Structure
+    image_shape: Shape
+    epochs: int
+    repetitions: int
+    batch: int = 32
+    batches: int | None = None
+    steps: int | None = None
+    learning_rate: float = LEARNING_RATE
+
+    @property
+    def plan(self) -> str:
+        """How it is trained, in words."""
+        size = f"{self.batches} batches" if self.batches else f"batches of {self.batch}"
+        length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
+        return f"{length}, {size}, learning rate {self.learning_rate:g}"
+
+    def steps_per_epoch(self, samples: int) -> int:
+        """Batches of an epoch over so many samples."""
+        return min(self.batches, samples) if self.batches else math.ceil(samples / self.batch)
+
+    def largest_batch(self, samples: int) -> int:
+        """Samples in the largest batch."""
+        return math.ceil(samples / self.batches) if self.batches else min(self.batch, samples)
+
+    def turns(self, samples: int) -> Iterator[Turn]:
+        """Epochs, or single steps."""
+        each = self.steps_per_epoch(samples)
+        if self.steps is None:
+            yield from (Turn(epoch, 0, each) for epoch in range(self.epochs))
+        else:
+            yield from (Turn(k // each, k % each, k % each + 1) for k in range(self.steps))
+
+    def memory(self, samples: int) -> int:
+        """Bytes that training takes at the least: each layer's values and their errors for one batch, and weights.
+
+        Weights stand beside their gradients and two averages of the optimizer. Scratch of the layers is not counted.
+        """
+        chain = steps(self.structure, self.image_shape)
+        values = math.prod(self.image_shape) + sum(math.prod(step.output_shape) for step in chain)
+        return 4 * (2 * self.largest_batch(samples) * values + 4 * sum(step.parameters for step in chain))
+
+
+def published(which: Published) -> Experiment:
+    """One of the paper's experiments, as it was done there."""
+    name, batches, repetitions = _THERE[which.dataset]
+    number = experiment_id(name, which.structure, which.image_shape, batches=batches, repetitions=repetitions)
+    return Experiment(
+        id=number,
+        dataset=which.dataset,
+        structure=which.structure,
+        image_shape=which.image_shape,
+        epochs=100,
+        repetitions=repetitions,
+        batches=batches,
+    )
+
+
+def select(names: Sequence[str]) -> tuple[Experiment, ...]:
+    """The experiments of these names, in the order of the paper. Raises SpecError for an unknown one, listing all."""
+    known = {published(p): (ALL, p.dataset, f"{p.dataset}:{p.number}") for p in PUBLISHED}
+    for name in names:
+        if not any(name in (e.id, *others) for e, others in known.items()):
+            listed = "\n".join(f"  {e.id}  {others[-1]:<12}{e.structure}" for e, others in known.items())
+            raise SpecError(f"unknown experiment {name!r}; give all, olivetti, mnist, cifar10, or one of\n{listed}")
+    return tuple(e for e, others in known.items() if any(name in (e.id, *others) for name in names))
+
+
+def own(dataset: str, text: str | None = None) -> Experiment:
+    """A structure on a data set, 10 epochs in batches of 32, once; the digits have a structure of their own.
+
+    Raises SpecError for an unknown data set, one without classes, and a structure that is missing or does not fit.
+    """
+    if dataset not in datasets.names():
+        raise SpecError(f"unknown data set {dataset!r}; known: {', '.join(datasets.names())}")
+    if text is None and dataset != "digits":
+        raise SpecError(f"give --structure for {dataset}, or one of the paper's networks with --experiment")
+    structure = parse(text or DIGITS)
+    _, _, shape = images(dataset, 0)
+    return Experiment(id=dataset, dataset=dataset, structure=structure, image_shape=shape, epochs=10, repetitions=1)
+
+
+def images(dataset: str, repetition: int) -> tuple[datasets.Split, int, Shape]:
+    """The split for a repetition, with rows as images of one pixel; how many classes; the images' shape.
+
+    Raises SpecError for a data set without classes.
+    """
+    split = datasets.load(dataset, split=repetition % datasets.splits(dataset), scaling=SCALING)
+    if not split.classes:
+        raise SpecError(f"{dataset} has no classes; a contest is judged by its accuracy")
+    if split.x_train.ndim == 2:
+        x_train, x_test = (x.reshape(len(x), 1, 1, -1) for x in (split.x_train, split.x_test))
+        split = replace(split, x_train=x_train, x_test=x_test)
+    return split, len(split.classes), split.x_train.shape[1:]
+
+
+def require_fit(experiment: Experiment, samples: int, classes: int, free: float, contestants: int) -> None:
+    """Raises SpecError where outputs do not match labels, a batch exceeds the data, or memory would not do.
+
+    ``free``: bytes that may be taken by all contestants together.
+    """
+    last = steps(experiment.structure, experiment.image_shape)[-1].layer
+    if not isinstance(last, Dense) or (last.units, last.activation) != (classes, "softmax"):
+        wanted = f"D({classes},sm)"
+        raise SpecError(f"{experiment.dataset} has {classes} classes: the last layer must be {wanted}, not {last}")
+    size = experiment.batches or experiment.batch
+    if size > samples:
+        raise SpecError(f"{experiment.plan}: there are only {samples} samples to train on")
+    needed = contestants * experiment.memory(samples)
+    if needed > free:
+        raise SpecError(
+            f"a batch of {experiment.largest_batch(samples)} needs at least {needed / 1e9:.1f} GB for {contestants} "
+            f"contestants, {free / 1e9:.1f} GB are free: give a smaller --batch, or more --batches"
+        )

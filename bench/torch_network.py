@@ -1,0 +1,124 @@
+"""The same network in PyTorch: its own layers and optimizer in a plain loop, images in channels_last memory.
+
+PyTorch keeps kernels as (F, C, KH, KW) and dense weights as (units, inputs), and flattens channels first: weights are
+rearranged on the way in and back, and images are brought to our order before they are flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from impls.competitors._library import quiet_import
+from impls.nn.structure import AveragePool, Conv, Dropout, Flatten, MaxPool, Step, Structure, steps
+from impls.specs import Shape
+
+Array = npt.NDArray[Any]
+
+KERNEL_THERE = {4: (3, 2, 0, 1), 2: (1, 0)}
+"""Ours as PyTorch's, by the number of axes."""
+KERNEL_HERE = {4: (2, 3, 1, 0), 2: (1, 0)}
+
+
+class TorchTrainee:
+    """A PyTorch model in training with Adam, driven batch by batch."""
+
+    def __init__(self) -> None:
+        """Import PyTorch."""
+        self.torch = quiet_import("torch")
+
+    def begin(
+        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, learning_rate: float, seed: int
+    ) -> None:
+        """A new model, which will learn from (x, targets) with the loss of a softmax: the last layer gives logits."""
+        self.torch.manual_seed(seed)
+        self.x, self.labels, self.learning_rate = x, targets.argmax(axis=1), learning_rate
+        chain = steps(structure, image_shape)
+        self.modules = {step.name: self._module(step) for step in chain if not isinstance(step.layer, Flatten)}
+        self.stages: list[Callable[[Any], Any]] = []
+        for step in chain:
+            self.stages.append(self.modules.get(step.name, _flattened))
+            if step is not chain[-1]:
+                self.stages.append(self._activation(step))
+        self.model = self.torch.nn.ModuleDict(self.modules).to(memory_format=self.torch.channels_last)
+        self.loss = self.torch.nn.CrossEntropyLoss()
+
+    def restart(self, weights: Mapping[str, Array]) -> None:
+        """These weights, and an optimizer that has taken no step."""
+        with self.torch.no_grad():
+            for name, (kernel, bias) in self._parameters():
+                source = np.ascontiguousarray(weights[f"{name}/kernel"].transpose(KERNEL_THERE[kernel.dim()]))
+                kernel.copy_(self.torch.from_numpy(source))
+                bias.copy_(self.torch.from_numpy(weights[f"{name}/bias"].copy()))
+        # Keras' epsilon; PyTorch's own is 1e-8.
+        self.optimizer = self.torch.optim.Adam(self.model.parameters(), self.learning_rate, eps=1e-7)
+
+    def train(self, parts: Iterable[Array]) -> tuple[float, float]:
+        """A step on each of these batches of samples; mean loss and accuracy while the weights moved."""
+        loss = right = count = 0.0
+        self.model.train()
+        for chosen in parts:
+            labels = self.torch.from_numpy(self.labels[chosen])
+            self.optimizer.zero_grad()
+            logits = self._logits(self.x[chosen])
+            value = self.loss(logits, labels)
+            value.backward()
+            self.optimizer.step()
+            loss += value.item() * len(chosen)
+            right += float((logits.argmax(dim=1) == labels).sum().item())
+            count += len(chosen)
+        return loss / count, right / count
+
+    def predict(self, x: Array, batch: int) -> Array:
+        """The probabilities (n, units)."""
+        self.model.eval()
+        with self.torch.no_grad():
+            parts = [self._logits(x[i : i + batch]).softmax(dim=1).numpy() for i in range(0, len(x), batch)]
+        return np.concatenate(parts)
+
+    def weights(self) -> dict[str, Array]:
+        """By a network's names, in our layout."""
+        found = {}
+        for name, (kernel, bias) in self._parameters():
+            array = kernel.detach().numpy().transpose(KERNEL_HERE[kernel.dim()])
+            found[f"{name}/kernel"] = np.ascontiguousarray(array)
+            found[f"{name}/bias"] = bias.detach().numpy().copy()
+        return found
+
+    def _logits(self, images: Array) -> Any:
+        """An array (N, H, W, C) seen as (N, C, H, W) is what PyTorch calls channels_last."""
+        tensor = self.torch.from_numpy(images).permute(0, 3, 1, 2)
+        for stage in self.stages:
+            tensor = stage(tensor)
+        return tensor
+
+    def _parameters(self) -> list[tuple[str, tuple[Any, Any]]]:
+        """(layer's name, (kernel, bias)) of every layer that has them."""
+        return [(name, (m.weight, m.bias)) for name, m in self.modules.items() if hasattr(m, "weight")]
+
+    def _module(self, step: Step) -> Any:
+        nn = self.torch.nn
+        match step.layer:
+            case Conv(kernel, filters, _):
+                return nn.Conv2d(step.input_shape[-1], filters, kernel, padding="same")
+            case MaxPool(pool):
+                return nn.MaxPool2d(pool)
+            case AveragePool(pool):
+                return nn.AvgPool2d(pool)
+            case Dropout(rate):
+                return nn.Dropout(rate)
+        return nn.Linear(step.input_shape[0], step.output_shape[0])
+
+    def _activation(self, step: Step) -> Callable[[Any], Any]:
+        name = getattr(step.layer, "activation", "linear")
+        if name == "linear":
+            return self.torch.nn.Identity()
+        return self.torch.nn.Softmax(dim=1) if name == "softmax" else getattr(self.torch, name)
+
+
+def _flattened(images: Any) -> Any:
+    """(N, C, H, W) as rows in the order of our memory, which is that of channels_last."""
+    return images.permute(0, 2, 3, 1).flatten(1)
