@@ -12,7 +12,6 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,7 +134,7 @@ class Contestant(Responder):
             reason = registry.get("dense", kind).missing()
             if reason:
                 return {"status": "UNAVAILABLE", "reason": reason}
-        library: ModuleType | None = None if kind == OURS else importlib.import_module(f"impls.competitors.{kind}")
+        library = None if kind == OURS else importlib.import_module(f"impls.competitors.{kind}")
         pools = process.set_threads(library, self.threads)
         self.trainee = _trainee(kind, options)
         return {"threads": pools}

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, TextIO
 
 from impls import Unavailable
@@ -43,10 +42,10 @@ def serve(responder: Responder) -> None:
         pipe.flush()
 
 
-def set_threads(library: ModuleType | None, count: int) -> dict[str, int]:
+def set_threads(library: Any, count: int) -> dict[str, int]:
     """Give every thread pool in this process the same size, and read back what is in force.
 
-    ``library``: a module that may have ``set_threads(count)`` and ``threads()`` of its own.
+    ``library``: a module that may have ``set_threads(count)`` and ``threads()`` of its own, or None.
     """
     if hasattr(library, "set_threads"):
         library.set_threads(count)

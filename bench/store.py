@@ -168,5 +168,6 @@ def _row(record: Mapping[str, Any]) -> Row:
 
 
 def _training(record: Mapping[str, Any]) -> Training:
-    values = {f.name: record[f.name] for f in fields(Training) if record[f.name] is not None}
-    return Training(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    found = {f.name: record[f.name] for f in fields(Training) if record[f.name] is not None}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    return Training(**values)

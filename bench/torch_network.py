@@ -114,9 +114,11 @@ class TorchTrainee:
 
     def _activation(self, step: Step) -> Callable[[Any], Any]:
         name = getattr(step.layer, "activation", "linear")
-        if name == "linear":
-            return self.torch.nn.Identity()
-        return self.torch.nn.Softmax(dim=1) if name == "softmax" else getattr(self.torch, name)
+        special: dict[str, Callable[[Any], Any]] = {
+            "linear": self.torch.nn.Identity(),
+            "softmax": self.torch.nn.Softmax(dim=1),
+        }
+        return special.get(name) or getattr(self.torch, name)
 
 
 def _flattened(images: Any) -> Any:

@@ -211,6 +211,7 @@ class Pass:
         for index, step in enumerate(self.network.steps):
             self._inputs[step.name] = x
             case = self._case(step)
+            y: Array
             if isinstance(step.layer, Flatten):
                 y = x.reshape(self.batch, -1)
             elif isinstance(step.layer, Dropout):
@@ -306,6 +307,7 @@ def _parameters(chain: tuple[Step, ...], options_of: Callable[[str], Options]) -
             ("kernel", case.spec.w_shape, options.l1_kernel, options.l2_kernel),
             ("bias", case.spec.b_shape, options.l1_bias, options.l2_bias),
         ):
+            assert shape is not None
             parameter = Parameter(step.name, kind, start, shape, l1, l2, options.trainable)
             yield parameter
             start = -(-parameter.stop // _LINE) * _LINE

@@ -201,7 +201,7 @@ class Nadam(Optimizer):
         return np.float32(self.beta_1) * (1 - np.float32(0.5) * _power(NADAM_DECAY, step + 1))
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Any] = {
     "sgd": SGD,
     "adagrad": AdaGrad,
     "rmsprop": RMSProp,
@@ -234,7 +234,7 @@ def _power(base: float, exponent: int) -> np.float32:
     return np.float32(np.float32(base) ** np.float32(exponent))
 
 
-def _float32(*values: float) -> tuple[np.float32, ...]:
+def _float32(*values: float | np.floating[Any]) -> tuple[np.float32, ...]:
     return tuple(map(np.float32, values))
 
 
