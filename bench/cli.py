@@ -363,19 +363,17 @@ def train(
     Without --experiment: a small network on the bundled digits. All start from the same weights and get the same
     batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
     """
-    from bench.contest import Contest, entrants, missing
+    from bench.contest import Contest, check, entrants, missing
     from bench.machine import usable_cores
     from bench.results import TRAINING
     from bench.store import Store
     from reports import contests, formats
 
-    wanted = [
-        (experiment, repetition)
-        for experiment in _experiments(names, dataset, structure, how)
-        for repetition in range(repetitions or experiment.repetitions)
-    ]
+    chosen = _experiments(names, dataset, structure, how)
+    wanted = [(each, number) for each in chosen for number in range(repetitions or each.repetitions)]
     wished = _new_run(TRAINING, threads, seed, None)
     taking_part = entrants(implementations, against.split(","), threads or usable_cores(), as_published)
+    check(chosen, taking_part)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(wished)
     todo = missing(wanted, taking_part, store.trainings(current.id))

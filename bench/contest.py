@@ -84,6 +84,18 @@ def entrants(
     return tuple({entrant.name: entrant for entrant in found}.values())
 
 
+def check(wanted: Iterable[Experiment], entrants: Sequence[Entrant]) -> None:
+    """Raises SpecError for the first experiment that cannot be, before anything is started or stored."""
+    by_dataset: dict[str, list[Experiment]] = {}
+    for experiment in wanted:
+        by_dataset.setdefault(experiment.dataset, []).append(experiment)
+    for dataset, group in by_dataset.items():
+        split, classes, _ = experiments.images(dataset, 0)
+        free = MEMORY_SHARE * machine.free_memory()
+        for experiment in group:
+            experiments.require_fit(experiment, len(split.x_train), classes, free, len(entrants))
+
+
 @dataclass
 class _Runner:
     """An entrant on its way through a repetition."""
@@ -119,12 +131,9 @@ class Contest:
     ) -> list[Training]:
         """One repetition: a row for every contestant, whatever became of it.
 
-        ``keep``: a folder for the trained networks. Raises SpecError for an experiment that cannot be, before anything
-        is started.
+        ``keep``: a folder for the trained networks. What ``check`` refuses fails here, in every contestant.
         """
         split, classes, _ = experiments.images(experiment.dataset, repetition)
-        free = MEMORY_SHARE * machine.free_memory()
-        experiments.require_fit(experiment, len(split.x_train), classes, free, len(self.entrants))
         network = Network(experiment.structure, experiment.image_shape, seed=self.seed + repetition)
         self._share(split, classes, network)
         runners = [_Runner(entrant, _row(experiment, repetition, entrant)) for entrant in self.entrants]

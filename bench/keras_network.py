@@ -64,13 +64,14 @@ class KerasTrainee:
             optimizer = self.keras.optimizers.Adam(learning_rate, beta_2=self.beta_2)
             self.model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
             optimizer.build(self.model.trainable_variables)
-        self._fresh = [self.keras.ops.convert_to_numpy(v.value).copy() for v in optimizer.variables]
+            self._fresh = [self.keras.ops.convert_to_numpy(v.value).copy() for v in optimizer.variables]
 
     def restart(self, weights: Mapping[str, Array]) -> None:
         """These weights, and an optimizer that has taken no step; what was traced or compiled is kept."""
-        set_weights(self.model, weights)
-        for variable, value in zip(self.model.optimizer.variables, self._fresh, strict=True):
-            variable.assign(value)
+        with quiet():
+            set_weights(self.model, weights)
+            for variable, value in zip(self.model.optimizer.variables, self._fresh, strict=True):
+                variable.assign(value)
 
     def train(self, parts: Iterable[Array]) -> tuple[float, float]:
         """A step on each of these batches of samples; mean loss and accuracy while the weights moved."""
@@ -91,7 +92,8 @@ class KerasTrainee:
 
     def weights(self) -> dict[str, Array]:
         """By a network's names."""
-        return get_weights(self.model)
+        with quiet():
+            return get_weights(self.model)
 
 
 def _layer(keras: Any, step: Step) -> Any:

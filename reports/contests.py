@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 
 import pandas as pd
 
@@ -26,18 +27,15 @@ HEADINGS = (
 def report(run: Run, rows: Iterable[Training], margin: float = MARGIN) -> Report:
     """Everything about one run of contests; the frame for CSV has a line for each turn of each contestant."""
     rows = tuple(rows)
-    return Report(heading(run, ()), (contests(rows, margin),), turns(rows))
+    tables = (contests(rows, margin), not_trained(rows))
+    return Report(heading(run, ()), tuple(table for table in tables if table.sections), turns(rows))
 
 
 def contests(rows: Iterable[Training], margin: float = MARGIN) -> Table:
     """A section for every experiment, a line for every contestant."""
-    groups: dict[tuple[str, str, str, str], list[Training]] = {}
-    for row in rows:
-        groups.setdefault((row.experiment, row.dataset, row.structure, row.plan), []).append(row)
-    sections = [_section(key, group, margin) for key, group in groups.items()]
-    frame = pd.DataFrame.from_records(
-        [asdict(row) | {"fit_s": row.fit_s} for group in groups.values() for row in group]
-    )
+    rows = tuple(rows)
+    sections = tuple(_section(group, margin) for group in _by(rows, _title).values())
+    frame = pd.DataFrame.from_records([asdict(row) | {"fit_s": row.fit_s} for row in rows])
     notes = (
         "fit: all epochs or steps, without set-up (making the network) and without the first step, which compiles; "
         "median over repetitions with its interval",
@@ -48,7 +46,19 @@ def contests(rows: Iterable[Training], margin: float = MARGIN) -> Table:
         "paired by repetition; the bracket is its 90 % interval. Of a single repetition (1x): over the test images, as "
         "independent shares, which says nothing about another training",
     )
-    return Table("Training in turns", HEADINGS, tuple(sections), frame, ("contestant",), notes)
+    return Table("Training in turns", HEADINGS, sections, frame, ("contestant",), notes)
+
+
+def not_trained(rows: Iterable[Training]) -> Table:
+    """Every repetition that did not come to its end, with the status and the reason."""
+    rows = tuple(row for row in rows if row.status != "OK")
+    sections = tuple(
+        Section(title, tuple(Line((r.contestant, str(r.repetition + 1), _words(r.status), r.reason)) for r in group))
+        for title, group in _by(rows, _title).items()
+    )
+    headings = ("contestant", "repetition", "status", "reason")
+    frame = pd.DataFrame.from_records([asdict(row) for row in rows])
+    return Table("Not trained to the end", headings, sections, frame, ("contestant", "status", "reason"))
 
 
 def turns(rows: Iterable[Training]) -> pd.DataFrame:
@@ -72,24 +82,28 @@ def compared(ours: Sequence[Training], theirs: Sequence[Training], margin: float
     return equivalence([t - o for t, o, _ in found], margin) if found else None
 
 
-def _section(key: tuple[str, str, str, str], rows: Sequence[Training], margin: float) -> Section:
-    experiment, dataset, structure, plan = key
-    by_contestant: dict[str, list[Training]] = {}
-    for row in rows:
-        by_contestant.setdefault(row.contestant, []).append(row)
+def _section(rows: Sequence[Training], margin: float) -> Section:
+    by_contestant = _by(rows, attrgetter("contestant"))
     first = next((own for own in by_contestant.values() if not own[0].competitor), [])
     lines = [_line(name, own, first, margin) for name, own in by_contestant.items()]
-    name = dataset if experiment == dataset else f"{experiment} {dataset}"
-    lines += [
-        Line((f"{r.contestant}, repetition {r.repetition + 1}: {_why(r)}", *[""] * (len(HEADINGS) - 1)))
-        for r in rows
-        if r.status != "OK"
-    ]
-    return Section(f"{name}  {structure}  {plan}", tuple(lines))
+    return Section(_title(rows[0]), tuple(lines))
 
 
-def _why(row: Training) -> str:
-    return f"{row.status.lower().replace('_', ' ')}: {row.reason}"
+def _by(rows: Iterable[Training], key: Callable[[Training], str]) -> dict[str, list[Training]]:
+    """Rows in groups, in the order in which the groups come first."""
+    groups: dict[str, list[Training]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _words(status: str) -> str:
+    return status.lower().replace("_", " ")
+
+
+def _title(row: Training) -> str:
+    name = row.dataset if row.experiment == row.dataset else f"{row.experiment} {row.dataset}"
+    return f"{name}  {row.structure}  {row.plan}"
 
 
 def _line(name: str, rows: Sequence[Training], ours: Sequence[Training], margin: float) -> Line:
