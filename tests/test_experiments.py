@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+import datasets
 from bench.contest import entrants, judged, missing
 from bench.experiments import Turn, images, own, require_fit, select
 from bench.results import Run, Training
@@ -79,17 +80,22 @@ def test_a_data_set_that_cannot_be_trained_on_is_refused(dataset, structure, mes
         own(dataset, structure)
 
 
-def test_rows_are_images_of_one_pixel():
-    split, classes, shape = images("titanic", 0) if "titanic" in _present() else (None, 2, (1, 1, 0))
-    assert classes == 2
-    assert shape[:2] == (1, 1)
-    assert split is None or split.x_test.shape[1:] == shape
+def test_rows_are_images_of_one_pixel_and_every_repetition_has_its_split(monkeypatch):
+    """Of a set with three splits, the fifth repetition has the second."""
+    rows, labels = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 0, 1])
+    asked = []
 
+    def load(name, split, scaling):
+        asked.append((name, split, scaling))
+        return datasets.Split(rows, labels, rows[:2], labels[:2], ("no", "yes"))
 
-def _present():
-    import datasets
-
-    return [entry.name for entry in datasets.inventory() if entry.present]
+    monkeypatch.setattr(datasets, "load", load)
+    monkeypatch.setattr(datasets, "splits", lambda name: 3)
+    split, classes, shape = images("rows", 4)
+    assert asked == [("rows", 1, "uniform")]
+    assert (classes, shape) == (2, (1, 1, 3))
+    assert np.array_equal(split.x_train[:, 0, 0], rows)
+    assert split.x_test.shape == (2, 1, 1, 3)
 
 
 @pytest.mark.parametrize(
