@@ -19,6 +19,11 @@ def median_interval(values: Sequence[float]) -> Interval:
     return _interval(values, np.median)
 
 
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean with its interval. Raises ValueError without values."""
+    return _interval(values, np.mean)
+
+
 def speedup(theirs: Sequence[float], ours: Sequence[float]) -> Interval:
     """Their time over ours, formed in each round that both ran, and summarised; above 1 ours is faster."""
     rounds = min(len(theirs), len(ours))
