@@ -191,7 +191,9 @@ def _networks() -> Table:
         Section(
             f"{name}, {part['input_shape'].iloc[0]}, {part['train_samples'].iloc[0]} images in "
             f"{part['batches_per_epoch'].iloc[0]} batches",
-            tuple(Line((str(r.number), r.structure, str(r.parameters), r.experiment)) for r in part.itertuples()),
+            tuple(
+                Line((str(r.number), str(r.structure), str(r.parameters), str(r.experiment))) for r in part.itertuples()
+            ),
         )
         for name, part in rows.groupby("dataset", sort=False)
     ]
