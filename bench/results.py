@@ -1,4 +1,4 @@
-"""The measured row, and the files that rows are written to: JSON and CSV. ``store`` keeps them."""
+"""The measured row, a contestant's training, and the files that rows are written to. ``store`` keeps them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ FIGURES = {
 ``samples_s`` is the resident figure: arrays on the device, from the first launch to idle, by the host's clock. The same
 loops by the device's clock are kept as RESIDENT_BY_DEVICE, to be held against it; they are no figure of their own.
 """
+
+
+TRAINING = "training"
+"""The suite of a run whose rows are Training."""
 
 
 class Failure(RuntimeError):
@@ -124,11 +128,51 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """One contestant's repetition of an experiment. Times are seconds; a turn is an epoch, or one step."""
+
+    experiment: str
+    dataset: str
+    structure: str
+    plan: str
+    """How it was trained, in words: epochs or steps, batches, learning rate."""
+    repetition: int
+    contestant: str
+    competitor: bool
+    status: str
+    """UNAVAILABLE, CRASHED, TIMEOUT, OUT_OF_MEMORY, ERROR, DIVERGED (the loss is not finite any more) or OK."""
+    reason: str = ""
+    threads: int | None = None
+    setup_s: float | None = None
+    """Making the network; the data were in memory."""
+    first_step_s: float | None = None
+    """The first step, with all that is compiled or traced then; the weights were brought back after it."""
+    steps: tuple[int, ...] = ()
+    """Batches in each turn."""
+    seconds: tuple[float, ...] = ()
+    """Of each turn."""
+    losses: tuple[float, ...] = ()
+    """Mean over each turn while the weights moved, with dropout."""
+    accuracies: tuple[float, ...] = ()
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    test_samples: int | None = None
+    peak_bytes: int | None = None
+    """Largest resident memory of the process so far."""
+
+    @property
+    def fit_s(self) -> float:
+        """All turns; neither set-up nor the first step that compiles."""
+        return sum(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """What all rows of one run have in common. ``machine`` is bench.machine.describe()."""
 
     command: str
     suite: str
+    """The suite's name, or TRAINING."""
     seed: int
     threads: int
     started: str

@@ -6,14 +6,14 @@ versions, threads, commit, seed) is stored once, in its run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from bench.results import Interval, Row, Run
+from bench.results import TRAINING, Interval, Row, Run, Training
 
 _METADATA = sa.MetaData()
 
@@ -29,25 +29,29 @@ _RUNS = sa.Table(
     sa.Column("machine", sa.JSON, nullable=False),
 )
 
-_JSON_FIELDS = ("samples_s", "figures", "speedups", "threads", "gpu")
 _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
     "str": sa.Text,
+    "int": sa.BigInteger,
     "bool": sa.Boolean,
     "bool | None": sa.Boolean,
     "float | None": sa.Float,
     "int | None": sa.BigInteger,
 }
 
-_ROWS = sa.Table(
-    "measurements",
-    _METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
-    *(
-        sa.Column(f.name, sa.JSON if f.name in _JSON_FIELDS else _KINDS[str(f.type)], nullable="None" in str(f.type))
-        for f in fields(Row)
-    ),
-)
+
+def _table(name: str, record: type[Any]) -> sa.Table:
+    """A table with a column for each field of a record; what is not one value is JSON."""
+    return sa.Table(
+        name,
+        _METADATA,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
+        *(sa.Column(f.name, _KINDS.get(str(f.type), sa.JSON), nullable="None" in str(f.type)) for f in fields(record)),
+    )
+
+
+_ROWS = _table("measurements", Row)
+_TRAININGS = _table("trainings", Training)
 
 
 class StoreError(RuntimeError):
@@ -80,16 +84,22 @@ class Store:
         values = asdict(row) | {"run_id": run.id, "samples_s": list(row.samples_s)}
         self._write(_ROWS.insert().values(**values))
 
+    def add_trainings(self, run: Run, rows: Iterable[Training]) -> None:
+        """Append all contestants' rows of a repetition in one transaction: it is finished, or it is not there."""
+        self._write(_TRAININGS.insert().values([asdict(row) | {"run_id": run.id} for row in rows]))
+
     def runs(self) -> tuple[Run, ...]:
         """Every run, oldest first."""
         return tuple(Run(**record) for record in self._read(sa.select(_RUNS).order_by(_RUNS.c.id)))
 
-    def run(self, run_id: int | None = None) -> Run:
-        """One run, the latest without a number. Raises StoreError if there is none."""
-        found = [run for run in self.runs() if run_id in (None, run.id)]
+    def run(self, run_id: int | None = None, training: bool = False) -> Run:
+        """One run of measurements, or of training; the latest without a number. Raises StoreError if there is none."""
+        runs = (run for run in self.runs() if (run.suite == TRAINING) == training)
+        found = [run for run in runs if run_id in (None, run.id)]
         if not found:
             which = "no run" if run_id is None else f"no run {run_id}"
-            raise StoreError(f"{self.address} holds {which}; make one with: layerbench run")
+            command = "train" if training else "run"
+            raise StoreError(f"{self.address} holds {which} of this kind; make one with: layerbench {command}")
         return found[-1]
 
     def rows(self, run_id: int | None = None) -> tuple[tuple[int, Row], ...]:
@@ -99,18 +109,31 @@ class Store:
             query = query.where(_ROWS.c.run_id == run_id)
         return tuple((record["run_id"], _row(record)) for record in self._read(query))
 
+    def trainings(self, run_id: int | None = None) -> tuple[Training, ...]:
+        """What was trained in one run, or in all, in the order in which it was finished.
+
+        Of a repetition that was done again, as when a contestant was added, only the latest is given.
+        """
+        query = sa.select(_TRAININGS).order_by(_TRAININGS.c.id)
+        if run_id is not None:
+            query = query.where(_TRAININGS.c.run_id == run_id)
+        rows = [(record["run_id"], _training(record)) for record in self._read(query)]
+        latest = {(run, r.experiment, r.structure, r.plan, r.repetition, r.contestant): r for run, r in rows}
+        return tuple(latest.values())
+
     def close(self) -> None:
         """Give back the file."""
         self._engine.dispose()
 
     def _add_columns(self) -> None:
         """Give a store that was made before a field existed a column for it; its rows hold nothing there."""
-        known = {column["name"] for column in sa.inspect(self._engine).get_columns(_ROWS.name)}
-        with self._engine.begin() as connection:
-            for column in _ROWS.columns:
-                if column.name not in known:
-                    kind = column.type.compile(self._engine.dialect)
-                    connection.execute(sa.text(f"ALTER TABLE {_ROWS.name} ADD COLUMN {column.name} {kind}"))
+        for table in (_ROWS, _TRAININGS):
+            known = {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}
+            with self._engine.begin() as connection:
+                for column in table.columns:
+                    if column.name not in known:
+                        kind = column.type.compile(self._engine.dialect)
+                        connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
     def _write(self, statement: sa.Insert) -> int:
         try:
@@ -118,7 +141,7 @@ class Store:
                 key = connection.execute(statement).inserted_primary_key
         except sa.exc.SQLAlchemyError as error:
             raise self._problem("written", error) from error
-        return int(key[0]) if key else 0
+        return int(key[0]) if key and key[0] else 0  # several rows have no one key
 
     def _read(self, statement: sa.Select[Any]) -> list[dict[str, Any]]:
         try:
@@ -142,3 +165,9 @@ def _row(record: Mapping[str, Any]) -> Row:
     values["figures"] = {name: tuple(samples) for name, samples in values.get("figures", {}).items()}
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)
+
+
+def _training(record: Mapping[str, Any]) -> Training:
+    found = {f.name: record[f.name] for f in fields(Training) if record[f.name] is not None}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    return Training(**values)

@@ -73,7 +73,7 @@ def test_rows_of_another_run_are_not_returned(tmp_path):
 
 def test_a_store_without_runs_says_how_to_make_one(tmp_path):
     store = Store(tmp_path / "a.sqlite")
-    with pytest.raises(StoreError, match="holds no run; make one with: layerbench run"):
+    with pytest.raises(StoreError, match="holds no run of this kind; make one with: layerbench run"):
         store.run()
     store.close()
 
