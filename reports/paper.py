@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from bench.results import Interval
+from bench.results import Interval, Run, Training
 from bench.statistics import mean_interval, speedup
 from reports import published
 from reports.formats import MISSING, Line, Report, Section, Table, number, ratio, with_spread
 from reports.tables import MARK, SHORT
+from reports.tables import heading as run_heading
 
 KERAS = "keras"
 
@@ -50,8 +51,9 @@ CONTENTS = (
     (
         "trained here",
         "all contestants in turns, epoch by epoch, with the same initial weights and the same batches in the same "
-        "order; a fit is the sum of its epochs, without loading, first compilation and testing. Dropout draws a mask "
-        "per sample. What was cut short has no fit time; its accuracy and loss stand with the steps it took",
+        "order; a fit is the sum of its epochs, without loading, without a first step that compiles, and without "
+        "testing. Dropout draws a mask per sample. "
+        "What was cut short has no fit time; its accuracy and loss stand with the steps it took",
     ),
     (
         "vs Keras",
@@ -61,38 +63,6 @@ CONTENTS = (
     ("±", "the farther end of the 95 % bootstrap interval over rounds or repetitions; none for a single one"),
 )
 """(label, text): what each figure contains, to be shown wherever they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """One contestant's training of one published network, once. Times are seconds.
-
-    ``epoch_s``: one time per epoch, of equally many steps each, in the order in which all contestants took turns.
-    ``steps``: taken in all. ``status``: OK, or one of bench.results.STATUSES with its ``reason``; nothing was then
-    measured.
-    """
-
-    dataset: str
-    number: int
-    contestant: str
-    repetition: int = 0
-    competitor: bool = False
-    status: str = "OK"
-    reason: str = ""
-    epoch_s: tuple[float, ...] = ()
-    steps: int = 0
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-
-    @property
-    def fit_s(self) -> float:
-        """All epochs."""
-        return sum(self.epoch_s)
-
-    @property
-    def step_s(self) -> float:
-        """A step in the median epoch."""
-        return median(self.epoch_s) * len(self.epoch_s) / self.steps
 
 
 Key: TypeAlias = tuple[str, int, str]
@@ -128,7 +98,7 @@ FIGURES = (
     _Figure(
         "step_ms",
         "time per step, ms",
-        lambda training: training.step_s * 1e3,
+        lambda training: _step_s(training) * 1e3,
         lambda row, system: getattr(row, f"{system}_fit_s") * 1e3 / _planned(row),
         number,
         is_time=True,
@@ -152,36 +122,57 @@ FIGURES = (
 )
 
 
-def report(trainings: Iterable[Training] = (), heading: Iterable[tuple[str, str]] = ()) -> Report:
-    """The networks and the three tables, under what the figures contain.
+def report(run: Run | None = None, trainings: Iterable[Training] = ()) -> Report:
+    """The networks and the three tables, under what the figures contain; without a run, what was published.
 
-    ``heading``: (label, text) lines that say where the trainings were made.
-    The frame for CSV is ``frame``'s. Raises ValueError for a training of a network that was not published.
+    Trainings of other networks, or in other batches than the paper's, are left out. The frame for CSV is ``frame``'s.
     """
     groups = _groups(trainings)
     tables = (_networks(), *(_table(name, groups) for name in DATASETS))
+    heading = run_heading(run, ()) if run else ()
     return Report((*heading, *CONTENTS), tables, _frame(groups))
 
 
 def frame(trainings: Iterable[Training] = ()) -> pd.DataFrame:
     """One line per network, machine and contestant, published or here: means and their intervals.
 
-    Published lines have the printed figures and no interval. Raises ValueError as ``report`` does.
+    Published lines have the printed figures and no interval.
     """
     return _frame(_groups(trainings))
 
 
 def _groups(trainings: Iterable[Training]) -> dict[Key, tuple[Training, ...]]:
-    """The repetitions of each contestant in order; the last of two trainings of the same repetition counts."""
-    rows = published.experiments()
-    known = {(DATASETS[name], number) for name, number in zip(rows["dataset"], rows["number"], strict=True)}
-    found: dict[Key, dict[int, Training]] = {}
+    """The repetitions of each contestant in order; of several plans, the one that took the most steps."""
+    known: dict[str, Any] = {str(row.experiment): row for row in published.experiments().itertuples()}
+    found: dict[Key, dict[str, list[Training]]] = {}
     for training in trainings:
-        if (training.dataset, training.number) not in known:
-            raise ValueError(f"the paper has no experiment {training.number} on {training.dataset}")
-        key = training.dataset, training.number, training.contestant
-        found.setdefault(key, {})[training.repetition] = training
-    return {key: tuple(by_repetition[r] for r in sorted(by_repetition)) for key, by_repetition in found.items()}
+        row = known.get(training.experiment)
+        if row is not None and training.plan.endswith(_batches_of(row)):
+            key = DATASETS[row.dataset], row.number, training.contestant
+            found.setdefault(key, {}).setdefault(training.plan, []).append(training)
+    return {
+        key: tuple(sorted(max(plans.values(), key=_most_steps), key=lambda training: training.repetition))
+        for key, plans in found.items()
+    }
+
+
+def _batches_of(row: Any) -> str:
+    """How the plan of a training like the published one ends."""
+    return f"{row.batches_per_epoch} batches, learning rate {row.learning_rate:g}"
+
+
+def _most_steps(trainings: Iterable[Training]) -> int:
+    return max(_steps(training) for training in trainings)
+
+
+def _steps(training: Training) -> int:
+    """Taken in all."""
+    return sum(training.steps)
+
+
+def _step_s(training: Training) -> float:
+    """Of the median turn."""
+    return median(seconds / steps for seconds, steps in zip(training.seconds, training.steps, strict=True))
 
 
 def _networks() -> Table:
@@ -267,27 +258,33 @@ def _cell(figure: _Figure, trainings: tuple[Training, ...], planned: int) -> str
         return SHORT.get(trainings[-1].status, trainings[-1].status.lower()) if trainings else "not run"
     values = _values(figure, done, planned)
     if not values:
-        return f"{done[0].steps} steps"
+        return f"{_steps(done[0])} steps"
     interval = mean_interval(values)
-    cut = figure.name.startswith("test") and done[0].steps < planned
-    return _spread_text(figure, interval, len(values)) + (f" ({done[0].steps} steps)" if cut else "")
+    cut = figure.name.startswith("test") and _steps(done[0]) < planned
+    return _spread_text(figure, interval) + (f" ({_steps(done[0])} steps)" if cut else "")
 
 
-def _spread_text(figure: _Figure, interval: Interval, count: int) -> str:
-    if count < 2:
-        return figure.written(interval.median)
+def _spread_text(figure: _Figure, interval: Interval) -> str:
+    """A single repetition has no spread."""
     if figure.is_time:
         return with_spread(interval.median, interval.low, interval.high, figure.written)
-    return f"{figure.written(interval.median)} ±{_half(interval):.4f}"
+    return figure.written(interval.median) + _plus_minus(interval)
+
+
+def _plus_minus(interval: Interval) -> str:
+    """The farther end of an interval; nothing where there is none."""
+    if interval.low != interval.low:
+        return ""
+    return f" ±{max(interval.high - interval.median, interval.median - interval.low):.4f}"
 
 
 def _against(figure: _Figure, ours: tuple[Training, ...], keras: tuple[Training, ...], planned: int) -> str:
     """Keras' time over the contestant's, or the contestant's value minus Keras'; only what both have."""
     pairs = _pairs(ours, keras)
-    if not pairs or not _values(figure, [a for a, _ in pairs], planned) or pairs[0][0].steps != pairs[0][1].steps:
+    if not pairs or not _values(figure, [a for a, _ in pairs], planned) or _steps(pairs[0][0]) != _steps(pairs[0][1]):
         return MISSING
     if figure.name == "step_ms":
-        rounds = [[s for training in side for s in training.epoch_s] for side in zip(*pairs, strict=True)]
+        rounds = [[s for training in side for s in training.seconds] for side in zip(*pairs, strict=True)]
         found, count = speedup(rounds[1], rounds[0]), len(rounds[0])
     elif figure.is_time:
         found, count = speedup([k.fit_s for _, k in pairs], [o.fit_s for o, _ in pairs]), len(pairs)
@@ -297,7 +294,7 @@ def _against(figure: _Figure, ours: tuple[Training, ...], keras: tuple[Training,
         if not differences:
             return MISSING
         found = mean_interval(differences)
-        return f"{found.median:+.4f}" + (f" ±{_half(found):.4f}" if len(differences) > 1 else "")
+        return f"{found.median:+.4f}{_plus_minus(found)}"
     return with_spread(found.median, found.low, found.high, ratio) if count > 1 else ratio(found.median)
 
 
@@ -321,12 +318,8 @@ def _pairs(ours: Iterable[Training], keras: Iterable[Training]) -> list[tuple[Tr
 def _values(figure: _Figure, done: Sequence[Training], planned: int) -> list[float]:
     """One value per repetition; no fit time of a training that was cut short."""
     if figure.name == "fit_s":
-        done = [training for training in done if training.steps >= planned]
+        done = [training for training in done if _steps(training) >= planned]
     return [value for training in done if (value := figure.of(training)) is not None]
-
-
-def _half(interval: Interval) -> float:
-    return max(interval.high - interval.median, interval.median - interval.low)
 
 
 def _planned(row: Any) -> int:
@@ -374,12 +367,12 @@ def _record(contestant: str, trainings: tuple[Training, ...], planned: int) -> d
     done = _done(trainings)
     last = trainings[-1]
     record: dict[str, Any] = {"source": "here", "contestant": contestant, "repetitions": len(done)}
-    record |= {"steps": (done[0] if done else last).steps}
+    record |= {"steps": _steps(done[0] if done else last)}
     record |= {"status": "OK", "reason": ""} if done else {"status": last.status, "reason": last.reason}
     for figure in FIGURES:
         values = _values(figure, done, planned)
         if values:
             interval = mean_interval(values)
-            ends = (interval.low, interval.high) if len(values) > 1 else (None, None)
-            record |= {f"{figure.name}{end}": v for end, v in zip(_ENDS, (interval.median, *ends), strict=True)}
+            parts = zip(_ENDS, (interval.median, interval.low, interval.high), strict=True)
+            record |= {f"{figure.name}{end}": value for end, value in parts}
     return record
