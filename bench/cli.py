@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.results import Row, Run, Training
     from bench.store import Store
     from bench.suites import Suite
+    from reports.formats import Report
 
 DEFAULT_STORE = "layerbench.sqlite"
 WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
@@ -263,6 +264,7 @@ def run(
 @click.option("--suite", help="The latest run of this suite.")
 @click.option("--pivot", is_flag=True, help="Cases as lines, implementations as columns.")
 @click.option("--with-published", is_flag=True, help="Put the paper's published times beside ours.")
+@click.option("--paper", is_flag=True, help="Training: the paper's three tables, ours beside the published figures.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write tables and figures there.")
 def report(
     db: str,
@@ -272,16 +274,23 @@ def report(
     suite: str | None,
     pivot: bool,
     with_published: bool,
+    paper: bool,
     output: Path | None,
 ) -> None:
     """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
     from bench.store import Store, StoreError
     from impls.specs import spec_type
-    from reports import formats, tables
+    from reports import tables
 
     for op in ops:
         spec_type(op)  # raises for one that does not exist
     store = Store(db, must_exist=True)
+    if paper:
+        from reports.paper import report as paper_report
+
+        trained = store.run(run_id, training=True)
+        _show(paper_report(trained, store.trainings(trained.id)), form)
+        return
     if suite and run_id is None:
         run_id = next((r.id for r in reversed(store.runs()) if r.suite == suite), None)
         if run_id is None:
@@ -294,7 +303,13 @@ def report(
         for path in write_results(output, found, rows):
             click.echo(path)
         return
-    shown = tables.report(found, rows, pivot, with_published)
+    _show(tables.report(found, rows, pivot, with_published), form)
+
+
+def _show(shown: Report, form: str) -> None:
+    """Print a report in one of the formats."""
+    from reports import formats
+
     if form == "table":
         formats.show(shown, _console())
     else:

@@ -1,0 +1,224 @@
+"""matplotlib figures of trained networks: learning curves, confusion, mistakes, first filters, time per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter
+
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS
+from reports.formats import number
+from reports.plots import OURS
+
+Array = npt.NDArray[Any]
+
+LABELLED_CELLS = 20
+"""Classes up to which every cell of a confusion matrix is written out."""
+
+GOLDEN = 0.62
+DIRECTION_COLOURS = {FORWARD: OURS[0], GRAD_WEIGHTS: OURS[1], GRAD_INPUT: OURS[2]}
+OTHER_COLOUR = "#999999"
+"""Of what is no direction of a layer: activations, loss, optimizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """What a layer took in one direction, by which implementation; no ``gflops`` where there is nothing to count."""
+
+    layer: str
+    direction: str
+    implementation: str
+    seconds: float
+    gflops: float | None = None
+
+
+def learning_curves(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str = "loss", window: int = 5
+) -> Figure:
+    """A metric of every epoch, by contestant: pale as it was, strong when smoothed; dashed on the validation data.
+
+    ``histories``: for each contestant the records of its epochs, as a Trainer keeps them; "val_" names the validation
+    data. Losses stand on a logarithmic axis. Raises ValueError for a metric that no record has.
+    """
+    figure = Figure((7, 7 * GOLDEN), layout="constrained")
+    axis = figure.subplots()
+    handles = []
+    is_validated = False
+    for (name, history), colour in zip(histories.items(), cycle(OURS)):
+        for key, dash in ((metric, "-"), (f"val_{metric}", "--")):
+            values = np.array([record.get(key, np.nan) for record in history], float)
+            if np.isnan(values).all():
+                continue
+            epochs = np.arange(1, len(values) + 1)
+            axis.plot(epochs, values, dash, color=colour, alpha=0.4, lw=0.8)
+            axis.plot(epochs, smoothed(values, window), dash, color=colour, lw=1.6)
+            is_validated |= dash == "--"
+            handles += [Line2D([], [], color=colour, label=name)] if dash == "-" else []
+    if not axis.lines:
+        raise ValueError(f"no record has {metric!r}")
+    if is_validated:
+        handles += [
+            Line2D([], [], color="black", label="training"),
+            Line2D([], [], ls="--", color="black", label="validation"),
+        ]
+    axis.set(xlabel="epoch", ylabel=metric, yscale="log" if metric.endswith("loss") else "linear", xmargin=0.01)
+    axis.grid(color="#DDDDDD", lw=0.5)
+    axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    title = f"{metric} by epoch; pale: as it was, strong: mean of up to {window} epochs around it"
+    figure.suptitle(title, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return figure
+
+
+def smoothed(values: Array, window: int) -> Array:
+    """The mean of ``window`` values around each, of fewer towards both ends: as many before as after, no lag.
+
+    NaN where a value in the window is NaN. ``window`` is odd; 1 changes nothing.
+    """
+    last = len(values) - 1
+    reach = [min(i, last - i, window // 2) for i in range(len(values))]
+    return np.array([values[i - r : i + r + 1].mean() for i, r in enumerate(reach)])
+
+
+def confusion_matrix(truth: Array, predicted: Array, names: Sequence[str], title: str = "") -> Figure:
+    """How often each class (lines) was taken for which (columns). Colour: the share of the line; numbers: counts.
+
+    ``truth`` and ``predicted``: class numbers from 0, one per sample; ``names``: of all classes.
+    """
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (truth, predicted), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + len(names) * (0.42 if len(names) <= LABELLED_CELLS else 0.12)
+    figure = Figure((side + 0.8, side), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= LABELLED_CELLS:
+        for (line, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[line, column] > 0.5 else "black"
+            if count:
+                axis.text(column, line, str(count), ha="center", va="center", fontsize=7, color=colour)
+    size = 7 if len(names) <= LABELLED_CELLS else 5
+    axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+    axis.set_yticks(range(len(names)), names, fontsize=size)
+    axis.set_xlabel("predicted", fontsize=8)
+    axis.set_ylabel("true", fontsize=8)
+    bar = figure.colorbar(image, shrink=0.8, label="share of the true class")
+    bar.ax.tick_params(labelsize=7)
+    right = int(np.trace(counts))
+    figure.suptitle(
+        f"{title + ': ' if title else ''}{right} of {counts.sum()} right ({right / counts.sum():.2%})", fontsize=9
+    )
+    return figure
+
+
+def misclassified(images: Array, truth: Array, probabilities: Array, names: Sequence[str], most: int = 24) -> Figure:
+    """The images (n, H, W, C) that were taken for another class, the most certain mistakes first, at most ``most``.
+
+    ``truth``: class numbers; ``probabilities`` (n, classes). Under each image: true > predicted, and how certain.
+    Raises ValueError where everything is right.
+    """
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != truth)
+    if not len(wrong):
+        raise ValueError("no image is misclassified")
+    certainty = probabilities[wrong, predicted[wrong]]
+    order = np.argsort(-certainty, kind="stable")[:most]
+    captions = [
+        f"{names[truth[i]]} > {names[predicted[i]]}\n{probabilities[i, predicted[i]]:.0%}" for i in wrong[order]
+    ]
+    title = f"{len(wrong)} of {len(truth)} misclassified; true > predicted, and its probability"
+    if len(order) < len(wrong):
+        title += f"; the {len(order)} most certain"
+    return _gallery([as_picture(images[i]) for i in wrong[order]], captions, title)
+
+
+def filters(kernel: Array, title: str = "first layer") -> Figure:
+    """The filters of a convolution's kernel (KH, KW, C, F): in colour for three channels, otherwise channel by channel.
+
+    Grey pictures share one scale around zero, blue below and red above; coloured ones are each spread over their range.
+    """
+    height, width, channels, count = kernel.shape
+    if channels == 3:
+        pictures = [as_picture(kernel[..., f]) for f in range(count)]
+        return _gallery(
+            pictures, [str(f) for f in range(count)], f"{title}: {count} filters of {height}x{width}, in colour"
+        )
+    shown = [(f, c) for f in range(count) for c in range(channels)]
+    captions = [f"{f}" if channels == 1 else f"{f}, channel {c}" for f, c in shown]
+    limit = float(np.abs(kernel).max()) or 1.0
+    caption = f"{title}: {count} filters of {height}x{width}; blue below 0, red above, up to {number(limit)}"
+    return _gallery([kernel[:, :, c, f] for f, c in shown], captions, caption, cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def as_picture(image: Array) -> Array:
+    """An image (H, W, C) spread over [0, 1]; a single channel is dropped, so that it is shown in grey."""
+    low, high = float(image.min()), float(image.max())
+    picture: Array = (image - low) / ((high - low) or 1.0)
+    return picture[..., 0] if picture.shape[-1] == 1 else picture
+
+
+def profile(times: Sequence[LayerTime], title: str = "") -> Figure:
+    """Milliseconds of a step by layer, top to bottom as data flow, one bar per direction; what computed it beside it.
+
+    Raises ValueError without times.
+    """
+    if not times:
+        raise ValueError("nothing was profiled")
+    layers = list(dict.fromkeys(time.layer for time in times))
+    total = sum(time.seconds for time in times)
+    longest = max(time.seconds for time in times)
+    figure = Figure((8, 1.3 + 0.24 * len(times) + 0.1 * len(layers)), layout="constrained")
+    axis = figure.subplots()
+    height, position, ticks = 1.0, 0.0, []
+    for layer in layers:
+        own = [time for time in times if time.layer == layer]
+        ticks.append(position + height * (len(own) - 1) / 2)
+        for time in own:
+            colour = DIRECTION_COLOURS.get(time.direction, OTHER_COLOUR)
+            axis.barh(position, time.seconds * 1e3, height * 0.85, color=colour)
+            rate = f", {number(time.gflops)} GFLOP/s" if time.gflops is not None else ""
+            text = f" {time.seconds / total:.1%} {time.implementation}{rate}"
+            axis.text(time.seconds * 1e3, position, text, va="center", fontsize=7)
+            position += height
+        position += height / 2
+    axis.set_yticks(ticks, layers, fontsize=8)
+    axis.set(ylim=(position - height, -height), xlim=(0, longest * 1e3 * 1.45))
+    axis.set_xlabel("ms per step", fontsize=8)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.grid(axis="x", color="#DDDDDD", lw=0.5)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    found = dict.fromkeys(time.direction for time in times)
+    handles = [Patch(color=DIRECTION_COLOURS.get(d, OTHER_COLOUR), label=d) for d in found]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.suptitle(
+        f"{title + ': ' if title else ''}{number(total * 1e3)} ms per step by layer and direction", fontsize=9
+    )
+    return figure
+
+
+def _gallery(pictures: Sequence[Array], captions: Sequence[str], title: str, **look: Any) -> Figure:
+    """Small pictures in lines of equal length, a caption under each."""
+    columns = min(8, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    lines = max(caption.count("\n") for caption in captions) + 1
+    figure = Figure((max(5.0, 1.05 * columns), 0.5 + rows * (1.0 + 0.16 * lines)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    look = {"cmap": "gray", "vmin": 0, "vmax": 1} | look
+    for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
+        axis.imshow(picture, interpolation="nearest", **look)
+        axis.set_title(caption, fontsize=7, y=0, va="top", pad=-3)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.suptitle(title, fontsize=9)
+    return figure

@@ -1,0 +1,119 @@
+"""Figures of trained networks show what they were given, and refuse what has nothing to show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from impls.specs import FORWARD, GRAD_WEIGHTS
+from reports import training_plots
+
+HISTORY = [{"loss": 4.0, "val_loss": 5.0}, {"loss": 2.0, "val_loss": 3.0}, {"loss": 3.0, "val_loss": 4.0}]
+NAMES = ("cat", "dog", "owl")
+
+
+def texts(figure):
+    """Every text inside the panels."""
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def captions(figure):
+    """The captions of a gallery, empty places left out."""
+    return [axis.get_title() for axis in figure.axes if axis.get_title()]
+
+
+def test_a_learning_curve_shows_the_raw_values_and_the_smoothed_ones():
+    raw, strong = (
+        training_plots.learning_curves({"ours": [{"loss": v} for v in (4.0, 2.0, 3.0)]}, window=3).axes[0].lines
+    )
+    np.testing.assert_array_equal(raw.get_ydata(), [4, 2, 3])
+    np.testing.assert_array_equal(strong.get_ydata(), [4, 3, 3])
+    np.testing.assert_array_equal(raw.get_xdata(), [1, 2, 3])
+
+
+def test_every_contestant_has_a_colour_and_validation_is_dashed():
+    figure = training_plots.learning_curves({"ours": HISTORY, "keras": HISTORY})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "keras", "training", "validation"]
+    lines = figure.axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["-", "-", "--", "--"] * 2
+    assert len({line.get_color() for line in lines}) == 2
+
+
+def test_a_metric_that_nobody_recorded_is_refused():
+    with pytest.raises(ValueError, match="'accuracy'"):
+        training_plots.learning_curves({"ours": HISTORY}, "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [(1, [1, 2, 6, 4, 5]), (3, [1, 3, 4, 5, 5]), (5, [1, 3, 3.6, 5, 5])],
+    ids=["one changes nothing", "three", "shorter towards the ends"],
+)
+def test_smoothing_is_the_mean_around_each_value(window, expected):
+    np.testing.assert_allclose(training_plots.smoothed(np.array([1.0, 2, 6, 4, 5]), window), expected)
+
+
+def test_smoothing_leaves_a_straight_line_alone():
+    """Nothing lags, not even at the ends."""
+    np.testing.assert_allclose(training_plots.smoothed(np.arange(9.0), 5), np.arange(9.0))
+
+
+def test_a_confusion_matrix_counts_true_classes_in_lines():
+    figure = training_plots.confusion_matrix(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 2, 1, 0]), NAMES, "pets")
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[2 / 3, 0, 1 / 3], [0.5, 0.5, 0], [0, 0, 0]])
+    assert texts(figure) == ["2", "1", "1", "1"]
+    assert figure.get_suptitle() == "pets: 3 of 5 right (60.00%)"
+
+
+def test_the_most_certain_mistakes_come_first():
+    images = np.random.default_rng(0).random((4, 5, 5, 3))
+    probabilities = np.array([[0.9, 0.1, 0], [0.1, 0.7, 0.2], [0.2, 0, 0.8], [0.3, 0.6, 0.1]])
+    figure = training_plots.misclassified(images, np.array([0, 0, 1, 2]), probabilities, NAMES, most=2)
+    assert captions(figure) == ["dog > owl\n80%", "cat > dog\n70%"]
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), training_plots.as_picture(images[2]))
+    assert figure.get_suptitle().startswith("3 of 4 misclassified")
+
+
+def test_a_network_without_mistakes_has_no_gallery_of_them():
+    with pytest.raises(ValueError, match="no image"):
+        training_plots.misclassified(np.zeros((3, 4, 4, 1)), np.arange(3), np.eye(3), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [(1, ["0", "1"]), (2, ["0, channel 0", "0, channel 1", "1, channel 0", "1, channel 1"]), (3, ["0", "1"])],
+    ids=["grey", "channel by channel", "in colour"],
+)
+def test_filters_are_shown_one_by_one(channels, expected):
+    kernel = np.random.default_rng(0).standard_normal((3, 5, channels, 2))
+    figure = training_plots.filters(kernel)
+    assert captions(figure) == expected
+    shown = np.asarray(figure.axes[-1 if channels < 3 else 1].images[0].get_array())
+    last = kernel[..., -1, 1] if channels < 3 else training_plots.as_picture(kernel[..., 1])
+    np.testing.assert_array_equal(shown, last)
+
+
+def test_an_image_without_contrast_is_a_picture_too():
+    np.testing.assert_array_equal(training_plots.as_picture(np.full((2, 2, 1), 7.0)), np.zeros((2, 2)))
+
+
+def test_a_profile_has_a_bar_for_each_layer_and_direction_and_says_its_share():
+    times = [
+        training_plots.LayerTime("c0", FORWARD, "numba_jit_gemm", 3e-3, 50.0),
+        training_plots.LayerTime("c0", GRAD_WEIGHTS, "numba_jit_direct", 6e-3, 40.0),
+        training_plots.LayerTime("m1", FORWARD, "numba_jit", 1e-3),
+    ]
+    figure = training_plots.profile(times, "digits")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([3, 6, 1])
+    assert [text.strip() for text in texts(figure)] == [
+        "30.0% numba_jit_gemm, 50.0 GFLOP/s",
+        "60.0% numba_jit_direct, 40.0 GFLOP/s",
+        "10.0% numba_jit",
+    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c0", "m1"]
+    assert figure.get_suptitle().startswith("digits: 10.0 ms per step")
+
+
+def test_a_profile_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing was profiled"):
+        training_plots.profile([])
