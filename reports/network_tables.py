@@ -20,8 +20,8 @@ def profile_table(profile: Profile) -> Table:
     lines = [_lap_line(lap, profile.step_s) for lap in profile.laps]
     lines.append(Line(("step", "", number(profile.step_s * 1e3), f"{1:.1%}", "", "", ""), strong=True))
     notes = (
-        f"medians over {profile.steps} steps of {profile.batch} samples; a line without a layer is around the layers",
-        f"beyond the layers (dropout is one; activations, batch, loss, update are not): {profile.overhead:.1%} of a step",
+        f"medians over {profile.steps} steps of {profile.batch} samples; lines without a layer are around them",
+        f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",
     )
     headings = ("layer", "direction", "ms", "share", "GFLOP/s", "implementation", "problem")
     left = ("layer", "direction", "implementation", "problem")
@@ -41,9 +41,7 @@ def regret_table(regrets: Iterable[Regret]) -> Table:
         sections,
         pd.DataFrame.from_records([asdict(regret) for regret in found], columns=[f.name for f in fields(Regret)]),
         left=("rule", "worst problem"),
-        notes=(
-            "time of what is chosen / time of the fastest; the mean is geometric, over the problems that were timed",
-        ),
+        notes=("time of what is chosen / time of the fastest; the mean is geometric, over what was timed",),
     )
 
 
@@ -54,5 +52,5 @@ def _lap_line(lap: Lap, step_s: float) -> Line:
 
 
 def _regret_line(regret: Regret) -> Line:
-    numbers = str(regret.problems), ratio(regret.mean), ratio(regret.worst)
+    numbers = str(regret.problems), number(regret.mean, 4), ratio(regret.worst)
     return Line((regret.rule, *numbers, regret.worst_case))
