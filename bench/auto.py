@@ -2,6 +2,9 @@
 
 The regret of a choice is the time of what was chosen over the time of the fastest. A table has none for the problems
 that it holds, so it is judged by leaving each problem out: what would it have chosen, had it never seen this one?
+
+A time is the least of a measurement's rounds: what other programs do to a round only ever adds to it, and a table that
+was made on a busy machine must not remember that.
 """
 
 from __future__ import annotations
@@ -141,16 +144,16 @@ def _in_pool(entry: Entry, pool: str) -> Callable[[str], bool]:
 
 def _of_row(row: Row) -> Iterator[Measured]:
     """A row as a time, where it is one of ours in the computer's memory."""
-    if row.status in TIMED and not row.competitor and row.device == str(CPU) and row.median_s is not None:
-        yield row.op, row.direction, row.spec, row.implementation, row.median_s
+    if row.status in TIMED and not row.competitor and row.device == str(CPU) and row.min_s is not None:
+        yield row.op, row.direction, row.spec, row.implementation, row.min_s
 
 
 def _of_record(record: Mapping[str, str]) -> Iterator[Measured]:
     """As ``_of_row``, for a line of a CSV file."""
     ours = record["competitor"] == "False" and record["device"] == str(CPU)
-    if record["status"] in TIMED and ours and record["median_s"]:
+    if record["status"] in TIMED and ours and record["min_s"]:
         problem = record["op"], record["direction"], record["spec"]
-        yield *problem, record["implementation"], float(record["median_s"])
+        yield *problem, record["implementation"], float(record["min_s"])
 
 
 def _origin(run: Run) -> str:

@@ -109,14 +109,15 @@ def _fastest(near: list[Mapping[str, float]]) -> str | None:
 def choose(case: Case, direction: str, pool: str = "") -> str:
     """The name of the implementation to compute a problem with, in the computer's memory.
 
-    ``pool``: how the name must begin. Raises Unavailable where nothing at all can compute it.
+    ``pool``: how the name must begin. An operation that no table holds is computed by the first that can, numba's own
+    before others. Raises Unavailable where nothing at all can compute the problem.
     """
     able = cache(lambda name: name.startswith(pool) and _reason(case, direction, name) is None)
     for table in tables():
         chosen = table.choose(case, direction, able)
         if chosen is not None:
             return chosen
-    for name in registry.names(case.op):
+    for name in sorted(registry.names(case.op), key=lambda name: not name.startswith(ONE_POOL)):
         if able(name):
             return name
     raise Unavailable(f"nothing that is known computes {case} {direction}" + (f" by {pool}" if pool else ""))
