@@ -360,7 +360,7 @@ def profile_network(
     if first:
         cold, warm = first_steps(str(layers), image_shape, size)
         click.echo(
-            f"from a new process to the end of its first step: {cold:.1f} s, with the compiler's cache {warm:.1f} s"
+            f"a new process's first step, its network made first: {cold:.1f} s, with the compiler's cache {warm:.1f} s"
         )
 
 
