@@ -417,6 +417,73 @@ def train(
         ctx.exit(1)
 
 
+@main.command("auto")
+@_store
+@click.option(
+    "--results",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take kept measurements (measurements.csv[.gz]) in place of the store; may be repeated.",
+)
+@click.option("--regret", is_flag=True, help="Write nothing; show what the table's choices cost, and other rules'.")
+@click.option("--output", type=_FILE, help="Write the table there.  [default: this machine's, in the user's cache]")
+def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path | None) -> None:
+    """Make the table by which "auto" chooses implementations, from what this machine measured with this commit.
+
+    First: layerbench run --suite networks --competitor none
+    """
+    from bench import auto, machine
+    from bench.store import Store
+    from impls.auto import measured_path, write
+    from reports.formats import rich_table
+    from reports.network_tables import regret_table
+
+    if results:
+        table = auto.from_results(results)
+    else:
+        here = machine.describe()
+        table = auto.from_store(Store(db, must_exist=True), here["id"], here["commit"])
+    if regret:
+        _print(rich_table(regret_table(auto.regrets(table))))
+        return
+    if results and output is None:
+        raise click.UsageError("kept measurements may be another machine's: say with --output where their table goes")
+    path = output or measured_path()
+    write(table, path)
+    click.echo(f"{path}: {len(table.entries)} problems, {table.origin}")
+
+
+@main.command("profile-network")
+@click.option("--experiment", metavar="DATASET:N", help="A published network, for example cifar10:10.")
+@click.option("--structure", metavar="TEXT", help='For example "32x32x3->C(3,32,r);M(2);F();D(10,sm);".')
+@click.option("--batch", type=click.IntRange(min=1), help="Samples in a step.  [default: as published, or 32]")
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps to time.")
+@click.option("--first", is_flag=True, help="Also time the first step, with the compiler's cache empty and filled.")
+@click.option("--csv", "csv_path", type=_FILE, help="Write the table as CSV too.")
+def profile_network(
+    experiment: str | None, structure: str | None, batch: int | None, steps: int, first: bool, csv_path: Path | None
+) -> None:
+    """Show where a training step's time goes: per layer and direction, and around the layers. On random images."""
+    from bench.profile_training import first_steps, problem_of, profile, random_trainer
+    from impls.nn.network import Network
+    from reports.formats import rich_table
+    from reports.network_tables import profile_table
+
+    if (experiment is None) == (structure is None):
+        raise click.UsageError("give --experiment or --structure")
+    layers, image_shape, published_batch = problem_of(experiment, structure)
+    size = batch or published_batch
+    table = profile_table(profile(random_trainer(Network(layers, image_shape), size), size, steps))
+    _print(rich_table(table))
+    if csv_path:
+        table.frame.to_csv(csv_path, index=False)
+    if first:
+        cold, warm = first_steps(str(layers), image_shape, size)
+        click.echo(
+            f"a new process's first step, its network made first: {cold:.1f} s, with the compiler's cache {warm:.1f} s"
+        )
+
+
 @main.group("datasets")
 def datasets_group() -> None:
     """What data sets there are, where their files are, and whether they are sound."""

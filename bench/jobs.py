@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from bench.results import Row
 from bench.suites import Suite
 from impls import DIRECTIONS, OPS, Case, SpecError, names, rivals
+from impls.registry import AUTO
 from impls.specs import directions_of
 
 NONE = "none"
@@ -37,15 +38,15 @@ class Selection:
         ops = self.ops or OPS
         _require_known("operation", self.ops, OPS)
         _require_known("direction", self.directions, DIRECTIONS)
-        _require_known("implementation", self.implementations, _union(names(op) for op in ops))
+        _require_known("implementation", self.implementations, (*_union(names(op) for op in ops), AUTO))
         _require_known("competitor", self.competitors, (*_union(rivals(op) for op in ops), NONE))
 
     def names(self, op: str) -> tuple[str, ...]:
         """The implementations and competitors of an operation that take part, ours first.
 
-        Nobody takes part where none of the implementations that were named exists.
+        Nobody takes part where none of the implementations that were named exists; "auto" only where it was named.
         """
-        ours = [n for n in names(op) if n in (self.implementations or (n,))]
+        ours = [n for n in (*names(op), AUTO) if n in (self.implementations or names(op))]
         theirs = [n for n in rivals(op) if n in (self.competitors or (n,))]
         return (*ours, *theirs) if ours else ()
 

@@ -12,11 +12,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from impls.devices import Timer
 
 Clock = Callable[[], float]
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 CLOCK: Clock = time.perf_counter
 """Seconds; monotonic, sub-microsecond."""
@@ -162,3 +164,15 @@ def disagreement(host: Sequence[float], device: Sequence[float], loops: int) -> 
 def loops_for(seconds: float, target: float = SAMPLE_SECONDS) -> int:
     """How many calls of ``seconds`` each make one sample of at least ``target`` seconds."""
     return max(1, min(MAX_LOOPS, math.ceil(target / max(seconds, 1e-9))))
+
+
+def lapped(call: Callable[Parameters, Result], laps: list[float], clock: Clock = CLOCK) -> Callable[Parameters, Result]:
+    """The same call, which from now on appends the seconds it took to ``laps``."""
+
+    def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        start = clock()
+        result = call(*arguments, **options)
+        laps.append(clock() - start)
+        return result
+
+    return run

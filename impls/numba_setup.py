@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -21,12 +22,15 @@ import llvmlite.binding as llvm
 FASTMATH = {"reassoc", "contract", "nsz"}
 
 
-def _cache_home() -> Path:
+def cache_home() -> Path:
+    """The user's cache directory."""
     home = os.environ.get("XDG_CACHE_HOME")
     return Path(home) if home else Path.home() / ".cache"
 
 
-def _sources_hash() -> str:
+@cache
+def sources_hash() -> str:
+    """A hash of all sources of ``impls``, as 16 hexadecimal digits."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -40,7 +44,7 @@ def _configure() -> None:
         import numba.core.config as config
     else:
         config = None
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_home() / "layerbench" / "numba" / _sources_hash()))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_home() / "layerbench" / "numba" / sources_hash()))
     if "NUMBA_CPU_FEATURES" not in os.environ:
         features = llvm.get_host_cpu_features()
         if features.get("avx512f"):
@@ -62,4 +66,4 @@ def njit(function=None, *, parallel=False, inline="never"):
     return decorate if function is None else decorate(function)
 
 
-__all__ = ["FASTMATH", "njit", "numba", "prange"]
+__all__ = ["FASTMATH", "cache_home", "njit", "numba", "prange", "sources_hash"]

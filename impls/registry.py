@@ -17,6 +17,8 @@ from impls.specs import OPS, SpecError
 
 GROUP = "layerbench.implementations"
 REFERENCE = "reference"
+AUTO = "auto"
+"""The fastest by a table of measurements (impls.auto): there for every operation, listed nowhere as one more."""
 
 
 def names(op: str) -> tuple[str, ...]:
@@ -47,6 +49,9 @@ def get(op: str, name: str) -> Implementation:
     _require_op(op)
     if name == REFERENCE or name in _modules(f"impls.{op}"):
         return _import_own(f"impls.{op}.{name}").named(op, name)
+    if name == AUTO:
+        fastest: Implementation = importlib.import_module("impls.auto").implementation(op)
+        return fastest.named(op, name)
     entries = _entries(op)
     if name in entries:
         return _import_foreign(entries[name]).named(op, name)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.numba_setup import njit, numba, prange
+from impls.nn.parts import cut, parts_for
+from impls.numba_setup import njit, prange
 
 Array = npt.NDArray[Any]
 
@@ -24,21 +25,22 @@ SERIAL_BELOW = 1 << 14
 def apply(name: str, y: Array) -> None:
     """Replace pre-activations (batch, ..., units) by the activation's values; relu has been applied by its layer."""
     if name in FORWARD:
-        FORWARD[name](_rows(y), _parts(y))
+        FORWARD[name](_as(name, y), _parts(y))
 
 
 def take_back(name: str, y: Array, dy: Array) -> None:
     """Replace the gradient with respect to the activation's values y by the one with respect to what came before."""
     if name in BACKWARD:
-        BACKWARD[name](_rows(y), _rows(dy), _parts(y))
+        BACKWARD[name](_as(name, y), _as(name, dy), _parts(y))
 
 
-def _rows(values: Array) -> Array:
-    return values.reshape(-1, values.shape[-1])
+def _as(name: str, values: Array) -> Array:
+    """Flat; or rows of units, where these belong together."""
+    return values.reshape(-1, values.shape[-1]) if name == "softmax" else values.reshape(-1)
 
 
 def _parts(values: Array) -> int:
-    return 1 if values.size < SERIAL_BELOW else numba.get_num_threads()
+    return parts_for(values.size, SERIAL_BELOW)
 
 
 @njit(inline="always")
@@ -49,43 +51,43 @@ def logistic(z):
 
 
 @njit(parallel=True)
-def _sigmoid(y, parts):
+def _sigmoid(all_y, parts):
     for part in prange(parts):
-        for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):
-            for j in range(y.shape[1]):
-                y[i, j] = logistic(y[i, j])
+        y = cut(all_y, part, parts)
+        for i in range(len(y)):
+            y[i] = logistic(y[i])
 
 
 @njit(parallel=True)
-def _sigmoid_back(y, dy, parts):
+def _sigmoid_back(all_y, all_dy, parts):
     for part in prange(parts):
-        for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):
-            for j in range(y.shape[1]):
-                dy[i, j] *= y[i, j] * (1 - y[i, j])
+        y, dy = cut(all_y, part, parts), cut(all_dy, part, parts)
+        for i in range(len(y)):
+            dy[i] *= y[i] * (1 - y[i])
 
 
 @njit(parallel=True)
-def _tanh(y, parts):
+def _tanh(all_y, parts):
     for part in prange(parts):
-        for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):
-            for j in range(y.shape[1]):
-                y[i, j] = np.tanh(y[i, j])
+        y = cut(all_y, part, parts)
+        for i in range(len(y)):
+            y[i] = np.tanh(y[i])
 
 
 @njit(parallel=True)
-def _tanh_back(y, dy, parts):
+def _tanh_back(all_y, all_dy, parts):
     for part in prange(parts):
-        for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):
-            for j in range(y.shape[1]):
-                dy[i, j] *= 1 - y[i, j] * y[i, j]
+        y, dy = cut(all_y, part, parts), cut(all_dy, part, parts)
+        for i in range(len(y)):
+            dy[i] *= 1 - y[i] * y[i]
 
 
 @njit(parallel=True)
-def _relu_back(y, dy, parts):
+def _relu_back(all_y, all_dy, parts):
     for part in prange(parts):
-        for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):
-            for j in range(y.shape[1]):
-                dy[i, j] = dy[i, j] if y[i, j] > 0 else 0
+        y, dy = cut(all_y, part, parts), cut(all_dy, part, parts)
+        for i in range(len(y)):
+            dy[i] = dy[i] if y[i] > 0 else 0
 
 
 @njit(parallel=True)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.numba_setup import njit, numba, prange
+from impls.nn.parts import cut, parts_for
+from impls.numba_setup import njit, prange
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +30,7 @@ DRAWS = 1 << 24
 def drop(values: Array, rate: float, seed: int, out: Array) -> None:
     """out = values with dropout; the same seed drops the same values, also in a gradient. ``out`` may be ``values``."""
     threshold = np.uint64(round(rate * DRAWS))
-    parts = 1 if values.size < SERIAL_BELOW else numba.get_num_threads()
+    parts = parts_for(values.size, SERIAL_BELOW)
     _drop(values.reshape(-1), threshold, values.dtype.type(1 / (1 - rate)), np.uint64(seed), out.reshape(-1), parts)
 
 
@@ -48,7 +49,9 @@ def _draw(seed, i):
 
 
 @njit(parallel=True)
-def _drop(values, threshold, scale, seed, out, parts):
+def _drop(all_values, threshold, scale, seed, all_out, parts):
     for part in prange(parts):
-        for i in range(len(values) * part // parts, len(values) * (part + 1) // parts):
-            out[i] = values[i] * scale if _draw(seed, i) >= threshold else values[i] * 0
+        first = len(all_values) * part // parts
+        values, out = cut(all_values, part, parts), cut(all_out, part, parts)
+        for i in range(len(values)):
+            out[i] = values[i] * scale if _draw(seed, first + i) >= threshold else values[i] * 0

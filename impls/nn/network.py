@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from impls import registry
-from impls.auto import AUTO, choose
-from impls.contract import ALIGNMENT, aligned_empty
+from impls.auto import AUTO, ONE_POOL, choose
+from impls.contract import ALIGNMENT, Unavailable, aligned_empty
 from impls.devices import CPU
 from impls.nn import activations, dropout
 from impls.nn.initializers import Initializer, default_for
@@ -265,12 +265,13 @@ class Pass:
     def _call(self, step: Step, case: Case, direction: str, arrays: tuple[Array, ...]) -> Operation:
         """A layer's call by the implementation that its options name. Raises SpecError where that one cannot."""
         wished = self.network.options_of(step.name).implementations.get(direction, AUTO)
-        name = choose(case, direction) if wished == AUTO else wished
-        if self.network.dtype == "float64":
-            name = registry.REFERENCE
         try:
+            if self.network.dtype == "float64":
+                name = registry.REFERENCE
+            else:
+                name = choose(case, direction, ONE_POOL) if wished == AUTO else wished
             record = registry.get(case.op, name)
-        except KeyError as error:
+        except (KeyError, Unavailable) as error:
             raise SpecError(f"layer {step.name}: {error.args[0]}") from error
         reason = record.supports(case.spec, direction)
         if reason is None and record.device is not CPU:

@@ -22,8 +22,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from impls.nn.parts import cut, parts_for
 from impls.nn.schedules import Schedule
-from impls.numba_setup import njit, numba, prange
+from impls.numba_setup import njit, prange
 from impls.specs import SpecError
 
 Array = npt.NDArray[Any]
@@ -227,7 +228,7 @@ def named(name: str, **settings: Any) -> Optimizer:
 
 
 def _parts(w: Array) -> int:
-    return 1 if len(w) < SERIAL_BELOW else numba.get_num_threads()
+    return parts_for(len(w), SERIAL_BELOW)
 
 
 def _power(base: float, exponent: int) -> np.float32:
@@ -239,33 +240,43 @@ def _float32(*values: float | np.floating[Any]) -> tuple[np.float32, ...]:
 
 
 @njit(parallel=True)
-def _descend(w, g, rate, parts):
+def _descend(all_w, all_g, rate, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g = cut(all_w, part, parts), cut(all_g, part, parts)
+        for i in range(len(w)):
             w[i] -= rate * g[i]
 
 
 @njit(parallel=True)
-def _momentum(w, g, m, rate, momentum, nesterov, parts):
+def _momentum(all_w, all_g, all_m, rate, momentum, nesterov, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g, m = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_m, part, parts)
+        for i in range(len(w)):
             step = rate * g[i]
             m[i] = momentum * m[i] - step
             w[i] += momentum * m[i] - step if nesterov else m[i]
 
 
 @njit(parallel=True)
-def _adagrad(w, g, squares, rate, epsilon, parts):
+def _adagrad(all_w, all_g, all_squares, rate, epsilon, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g, squares = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_squares, part, parts)
+        for i in range(len(w)):
             squares[i] += g[i] * g[i]
             w[i] -= rate * g[i] / np.sqrt(squares[i] + epsilon)
 
 
 @njit(parallel=True)
-def _rmsprop(w, g, squares, means, m, rate, rho, rest, momentum, epsilon, parts):
+def _rmsprop(all_w, all_g, all_squares, all_means, all_m, rate, rho, rest, momentum, epsilon, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g, squares, means, m = (
+            cut(all_w, part, parts),
+            cut(all_g, part, parts),
+            cut(all_squares, part, parts),
+            cut(all_means, part, parts),
+            cut(all_m, part, parts),
+        )
+        for i in range(len(w)):
             squares[i] = rho * squares[i] + rest * (g[i] * g[i])
             spread = squares[i]
             if len(means):
@@ -279,9 +290,16 @@ def _rmsprop(w, g, squares, means, m, rate, rho, rest, momentum, epsilon, parts)
 
 
 @njit(parallel=True)
-def _adam(w, g, m, v, largest, alpha, rest_1, rest_2, epsilon, parts):
+def _adam(all_w, all_g, all_m, all_v, all_largest, alpha, rest_1, rest_2, epsilon, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g, m, v, largest = (
+            cut(all_w, part, parts),
+            cut(all_g, part, parts),
+            cut(all_m, part, parts),
+            cut(all_v, part, parts),
+            cut(all_largest, part, parts),
+        )
+        for i in range(len(w)):
             m[i] += (g[i] - m[i]) * rest_1
             v[i] += (g[i] * g[i] - v[i]) * rest_2
             square = v[i]
@@ -292,18 +310,20 @@ def _adam(w, g, m, v, largest, alpha, rest_1, rest_2, epsilon, parts):
 
 
 @njit(parallel=True)
-def _adamax(w, g, m, u, rate, rest, rest_1, beta_2, epsilon, parts):
+def _adamax(all_w, all_g, all_m, all_u, rate, rest, rest_1, beta_2, epsilon, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g, m, u = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_m, part, parts), cut(all_u, part, parts)
+        for i in range(len(w)):
             m[i] += (g[i] - m[i]) * rest_1
             u[i] = max(beta_2 * u[i], abs(g[i]))
             w[i] -= rate * m[i] / (rest * (u[i] + epsilon))
 
 
 @njit(parallel=True)
-def _nadam(w, g, m, v, rate, following, of_g, rest_m, rest_g, rest_v, rest_1, rest_2, epsilon, parts):
+def _nadam(all_w, all_g, all_m, all_v, rate, following, of_g, rest_m, rest_g, rest_v, rest_1, rest_2, epsilon, parts):
     for part in prange(parts):
-        for i in range(len(w) * part // parts, len(w) * (part + 1) // parts):
+        w, g, m, v = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_m, part, parts), cut(all_v, part, parts)
+        for i in range(len(w)):
             m[i] += (g[i] - m[i]) * rest_1
             v[i] += (g[i] * g[i] - v[i]) * rest_2
             ahead = following * m[i] / rest_m + of_g * g[i] / rest_g

@@ -170,19 +170,27 @@ class Trainer:
     def step(self, chosen: Array) -> tuple[float, float]:
         """One step on these samples: (loss with penalties, samples answered right). NaN loss: nothing is changed."""
         bound = self.pass_for(len(chosen))
-        np.take(self.data.x, chosen, axis=0, out=bound.x, mode="clip")
-        return self.step_on(bound, self.data.targets[chosen])
+        return self.step_on(bound, self.gather(bound, chosen))
 
     def step_on(self, bound: Pass, targets: Array) -> tuple[float, float]:
         """One step on what lies in the pass's x."""
         bound.dropout_step = self.steps
         bound.forward()
-        loss = losses.evaluate(self.settings.loss, self.network.activation, bound.y, targets, bound.dy)
+        loss = self.loss_of(bound, targets)
         if not math.isfinite(loss):
             return loss, 0.0
         bound.backward()
         loss += self.update()
         return loss, _hits(bound.y, targets) if _has_accuracy(self.settings.loss) else 0.0
+
+    def gather(self, bound: Pass, chosen: Array) -> Array:
+        """Bring these samples into the pass's x; returns their targets."""
+        np.take(self.data.x, chosen, axis=0, out=bound.x, mode="clip")
+        return self.data.targets[chosen]
+
+    def loss_of(self, bound: Pass, targets: Array) -> float:
+        """The loss of the pass's y, which the last activation is applied to; its gradient goes into the pass's dy."""
+        return losses.evaluate(self.settings.loss, self.network.activation, bound.y, targets, bound.dy)
 
     def update(self) -> float:
         """Move the weights by the network's gradients; returns the penalties at the weights before."""
