@@ -35,6 +35,11 @@ NUMBA = "numba-cuda"
 FIRST_OF_13 = (13, 0)
 
 
+def explained(reason: str) -> str:
+    """Why CUDA does not work, and what the installed packages have to do with it."""
+    return "; ".join(filter(None, (reason, explanation())))
+
+
 def explanation() -> str | None:
     """What is wrong with the installed packages, by themselves or for this driver, in one sentence; None if nothing."""
     found = installed((*CUPY, *TOOLKIT, NUMBA))

@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numba.core import config
 
-from impls import cuda_packages
 from impls.contract import FLOAT32, TF32, Call, Implementation, Plan
+from impls.cuda_packages import cupy_conflict, explained
 from impls.cuda_setup import CudaPlan, current_stream, too_large
 from impls.devices import CUDA
 from impls.specs import ITEMSIZE, Spec, arguments
@@ -41,6 +41,9 @@ MOST_PER_SIDE = 2**31 - 1
 
 TENSOR_CORES = 80
 """The first compute capability (8.0) that multiplies in TF32."""
+
+ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
+"""What cuBLAS scales products, and what was there before, with; it reads them through their addresses."""
 
 COLUMN_MAJOR, TRANSPOSED = 0, 1
 """CUBLAS_OP_N and CUBLAS_OP_T."""
@@ -129,13 +132,13 @@ def missing() -> str | None:
     """None where CuPy added and multiplied on a device, else one sentence."""
     if config.ENABLE_CUDASIM:
         return "CuPy cannot see the arrays of Numba's simulator"
-    if reason := cuda_packages.cupy_conflict():
+    if reason := cupy_conflict():
         return reason
     try:
         cupy = load("cupy")
-        load("cupy_backends.cuda.libs.cublas")
+        cublas()
     except ImportError as error:
-        return f"CuPy cannot be imported, install the extra cuda12 or cuda13: {first_line(error)}"
+        return explained(f"CuPy cannot be imported, install the extra cuda12 or cuda13: {first_line(error)}")
     if not cupy.is_available():
         return "CuPy sees no CUDA device or driver"
     try:
@@ -144,8 +147,7 @@ def missing() -> str | None:
         gemm(two, two, one, True, FLOAT32)
         right = bool(one.item() == 5)
     except Exception as error:  # any failure of a driver or a compiler is a reason, not a crash
-        reason = f"CuPy cannot use the CUDA device: {type(error).__name__}: {first_line(error)}"
-        return "; ".join(filter(None, (reason, cuda_packages.explanation())))
+        return explained(f"CuPy cannot use the CUDA device: {type(error).__name__}: {first_line(error)}")
     return None if right else "CuPy does not compute 1 + 2 * 2 = 5 on the CUDA device"
 
 
@@ -168,6 +170,16 @@ def load(name: str) -> Any:
         return importlib.import_module(name)
 
 
+def cublas() -> Any:
+    """CuPy's binding of cuBLAS, asked of its package: that loads the library from its wheel. Raises ImportError."""
+    return load("cupy_backends.cuda.libs").cublas
+
+
+def cublas_handle() -> int:
+    """CuPy's handle of cuBLAS for this thread and device."""
+    return int(load("cupy.cuda.device").get_cublas_handle())
+
+
 def first_line(error: Exception) -> str:
     """What an error says first: CuPy's texts run over pages."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -179,24 +191,21 @@ def gemm(a: Any, b: Any, out: Any, add: bool, arithmetic: str) -> None:
     ``out`` has contiguous rows; the factors have contiguous rows or columns. cuBLAS takes column-major matrices, and
     out read so is its own transpose: b^T @ a^T.
     """
-    cublas = load("cupy_backends.cuda.libs.cublas")
-    handle = load("cupy.cuda.device").get_cublas_handle()
-    real = load("cupy.cuda.runtime").CUDA_R_32F
-    compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if arithmetic == TF32 else cublas.CUBLAS_COMPUTE_32F
-    one, factor = np.ones(1, np.float32), np.full(1, add, np.float32)
+    blas, real = cublas(), load("cupy.cuda.runtime").CUDA_R_32F
+    compute = blas.CUBLAS_COMPUTE_32F_FAST_TF32 if arithmetic == TF32 else blas.CUBLAS_COMPUTE_32F
     (b_order, b_leading, b_step), (a_order, a_leading, a_step) = layout(b), layout(a)
     out_order, out_leading, out_step = layout(out)
     if out_order != COLUMN_MAJOR:
         raise ValueError(f"the rows of a result must be contiguous; strides {out.strides} are not")
     count, rows, columns = out.shape
-    cublas.gemmStridedBatchedEx(
-        handle,
+    blas.gemmStridedBatchedEx(
+        cublas_handle(),
         b_order,
         a_order,
         columns,
         rows,
         a.shape[2],
-        one.ctypes.data,
+        ONE.ctypes.data,
         b.data.ptr,
         real,
         b_leading,
@@ -205,14 +214,14 @@ def gemm(a: Any, b: Any, out: Any, add: bool, arithmetic: str) -> None:
         real,
         a_leading,
         a_step,
-        factor.ctypes.data,
+        (ONE if add else ZERO).ctypes.data,
         out.data.ptr,
         real,
         out_leading,
         out_step,
         count,
         compute,
-        cublas.CUBLAS_GEMM_DEFAULT,
+        blas.CUBLAS_GEMM_DEFAULT,
     )
 
 
@@ -233,14 +242,13 @@ def layout(stack: Any) -> tuple[int, int, int]:
 @contextmanager
 def plain_math() -> Iterator[None]:
     """Keep cuBLAS' math mode at its default within the block, so that what a product asks for is what it gets."""
-    cublas = load("cupy_backends.cuda.libs.cublas")
-    handle = load("cupy.cuda.device").get_cublas_handle()
-    before = cublas.getMathMode(handle)
-    cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+    blas, handle = cublas(), cublas_handle()
+    before = blas.getMathMode(handle)
+    blas.setMathMode(handle, blas.CUBLAS_DEFAULT_MATH)
     try:
         yield
     finally:
-        cublas.setMathMode(handle, before)
+        blas.setMathMode(handle, before)
 
 
 @contextmanager

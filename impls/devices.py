@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from impls import cuda_packages
+from impls.cuda_packages import explained
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,16 @@ def _cuda_missing() -> str | None:
     try:
         from numba import config, cuda
     except ImportError as error:
-        return _explained(f"numba's CUDA target cannot be imported: {error}")
+        return explained(f"numba's CUDA target cannot be imported: {error}")
     if config.ENABLE_CUDASIM:
         return None
     if not cuda.is_available():
-        return _explained("no CUDA device or driver is visible")
+        return explained("no CUDA device or driver is visible")
     try:
         right = _cuda_doubles()
     except Exception as error:  # any failure of a driver or a compiler is a reason, not a crash
-        return _explained(f"the CUDA device cannot be used: {type(error).__name__}: {error}")
+        return explained(f"the CUDA device cannot be used: {type(error).__name__}: {error}")
     return None if right else "the CUDA device does not compute 1 + 1 = 2"
-
-
-def _explained(reason: str) -> str:
-    """The reason, and what the installed packages have to do with it."""
-    return "; ".join(filter(None, (reason, cuda_packages.explanation())))
 
 
 def _cuda_doubles() -> bool:

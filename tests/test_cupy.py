@@ -101,12 +101,12 @@ def blas(monkeypatch):
     """NumPy and the stand-in where plans load CuPy and cuBLAS."""
     modules = {
         "cupy": np,
-        "cupy_backends.cuda.libs.cublas": Blas(),
+        "cupy_backends.cuda.libs": SimpleNamespace(cublas=Blas()),
         "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: 1),
         "cupy.cuda.runtime": SimpleNamespace(CUDA_R_32F=0),
     }
     monkeypatch.setattr(cupy_setup, "load", modules.__getitem__)
-    return modules["cupy_backends.cuda.libs.cublas"]
+    return modules["cupy_backends.cuda.libs"].cublas
 
 
 def on_host(op: str, name: str) -> Implementation:
@@ -265,12 +265,12 @@ def asked(code: str) -> subprocess.CompletedProcess:
 HIDDEN = "import sys; sys.modules['cupy'] = None"
 NO_DEVICE = (
     "import sys, types; sys.modules['cupy'] = types.SimpleNamespace(is_available=lambda: False); "
-    "sys.modules['cupy_backends.cuda.libs.cublas'] = types.SimpleNamespace()"
+    "sys.modules['cupy_backends.cuda.libs'] = types.SimpleNamespace(cublas=None)"
 )
 BROKEN = (
     "import sys, types; "
     "sys.modules['cupy'] = types.SimpleNamespace(is_available=lambda: True, ones=lambda *a: 1 / 0); "
-    "sys.modules['cupy_backends.cuda.libs.cublas'] = types.SimpleNamespace()"
+    "sys.modules['cupy_backends.cuda.libs'] = types.SimpleNamespace(cublas=None)"
 )
 
 
