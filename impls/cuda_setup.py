@@ -220,7 +220,7 @@ def implementation(
     return Implementation(plan_type, algorithm=algorithm, why_not=reason, note=note)
 
 
-def too_large(plan_type: type[CudaPlan], spec: Spec, direction: str) -> str | None:
+def too_large(plan_type: type[Plan], spec: Spec, direction: str) -> str | None:
     """The reason why a call's arrays and scratch do not fit into the device's free memory, or None."""
     free = CUDA.free_bytes()
     arrays = sum(math.prod(a.shape) for a in arguments(spec, direction) if a.shape is not None) * ITEMSIZE[spec.dtype]

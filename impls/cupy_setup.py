@@ -96,7 +96,7 @@ class CupyPlan(Plan):
 
     @staticmethod
     def enqueuing(run: Callable[[], None]) -> Callable[[], None]:
-        """The same work on the stream that is current when it is called."""
+        """The same work on the stream that is current when it is called, in cuBLAS' default math mode."""
 
         def on_current_stream() -> None:
             with _computing_on(current_stream()), plain_math():
@@ -105,13 +105,8 @@ class CupyPlan(Plan):
         return on_current_stream
 
 
-def implementation(
-    plan_type: type[CupyPlan],
-    algorithm: str,
-    note: str,
-    why_not: Callable[[Any, str], str | None] = lambda spec, direction: None,
-) -> Implementation:
-    """The record of a plan with CuPy; ``why_not`` gives reasons of its own, beside dtype, sizes and device memory."""
+def implementation(plan_type: type[CupyPlan], algorithm: str, note: str) -> Implementation:
+    """The record of a plan with CuPy, with the reasons of all: dtype, sizes, the device's memory."""
 
     def reason(spec: Any, direction: str) -> str | None:
         if spec.dtype != FLOAT32:
@@ -119,7 +114,7 @@ def implementation(
         sides = (side for a in arguments(spec, direction) for side in a.shape or ())
         if max(spec.terms, *sides) > MOST_PER_SIDE:
             return f"would need matrices of more than {MOST_PER_SIDE} rows or columns"
-        return why_not(spec, direction) or too_large(plan_type, spec, direction)
+        return too_large(plan_type, spec, direction)
 
     requires = missing_tf32 if plan_type.arithmetic == TF32 else missing
     return Implementation(
@@ -140,7 +135,7 @@ def missing() -> str | None:
     except ImportError as error:
         return explained(f"CuPy cannot be imported, install the extra cuda12 or cuda13: {first_line(error)}")
     if not cupy.is_available():
-        return "CuPy sees no CUDA device or driver"
+        return explained("CuPy sees no CUDA device or driver")
     try:
         one = cupy.ones((1, 1, 1), np.float32)
         two = cupy.add(one, one)
