@@ -5,6 +5,10 @@ gamma_(k+1) * (sum |x||w| + |b|), where gamma_k = k u / (1 - k u) and u is the u
 Stability of Numerical Algorithms, 2nd ed., SIAM 2002, section 3.1). k is counted per element: the products whose
 factors are both non-zero, since a zero adds no error. Underflow adds at most 2^-126 for each of the k + 1 operations.
 
+TF32 first cuts every factor to the 11 bits that a tensor core reads, an error of at most d = 2^-10 each (cut off; 2^-11
+where it rounds), multiplies exactly, and cuts its sums off too (u = 2^-23). A sum of (1 + d)^2 x w is then in error by
+((1 + d)^2 (1 + gamma_(k+1)) - 1) * (sum |x||w| + |b|).
+
 An FFT mixes all values of its transform, so its bound is normwise: FFT_CONSTANT * u * log2(size) * |x|_2 |w|_2 per
 channel, summed over the channels (same book, section 24.1).
 """
@@ -21,13 +25,16 @@ import numpy.typing as npt
 
 from bench.inputs import INTEGERS
 from impls import Case, reference
-from impls.contract import FFT, FLOAT64
+from impls.contract import FFT, FLOAT64, TF32
 from impls.conv2d.reference import groups
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, PoolSpec, arguments
 
 Array = npt.NDArray[Any]
 
-ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, TF32: 2.0**-23}
+"""Of every addition; a product is rounded with it."""
+FACTOR_ROUNDOFF = {TF32: 2.0**-10}
+"""Of every factor before it is multiplied, where the arithmetic reads less than it is given."""
 SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 FFT_CONSTANT = 8.0
 """Higham's worst case is about 6 per stage, over three transforms; rounding errors of random sign mostly cancel."""
@@ -82,6 +89,7 @@ def bound(
 ) -> tuple[Array | None, ...]:
     """The largest error that the declared algorithm and arithmetic can explain, for every element of every output."""
     u = max(ROUNDOFF[arithmetic], ROUNDOFF[case.spec.dtype])
+    d = FACTOR_ROUNDOFF.get(arithmetic, 0.0)
     tiny = SMALLEST_NORMAL[case.spec.dtype]
     if algorithm == FFT and isinstance(case.spec, ConvSpec):
         norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
@@ -92,7 +100,8 @@ def bound(
             bounds.append(None)
             continue
         k = count + 1
-        bounds.append(k * u / (1 - k * u) * magnitude + k * tiny)
+        gamma = k * u / (1 - k * u)
+        bounds.append((gamma + d * (2 + d) * (1 + gamma)) * magnitude + k * tiny)
     return tuple(bounds)
 
 

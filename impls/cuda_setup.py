@@ -129,6 +129,11 @@ _stream: Any = 0
 """Where launches go: 0 is the default stream, or the stream that is being captured into a graph."""
 
 
+def current_stream() -> Any:
+    """Where launches go: 0, or a stream of numba or of cuda.core."""
+    return _stream
+
+
 @contextmanager
 def launching_on(stream: Any) -> Iterator[None]:
     """Send the launches of this block to another stream."""
@@ -234,12 +239,12 @@ def implementation(
         if own is not None:
             return own
         refused = (launch.why_not() for launch in plan_type.launches(spec, direction))
-        return next((text for text in refused if text), None) or _too_large(plan_type, spec, direction)
+        return next((text for text in refused if text), None) or too_large(plan_type, spec, direction)
 
     return Implementation(plan_type, algorithm=algorithm, why_not=reason, note=note)
 
 
-def _too_large(plan_type: type[CudaPlan], spec: Spec, direction: str) -> str | None:
+def too_large(plan_type: type[Plan], spec: Spec, direction: str) -> str | None:
     """The reason why a call's arrays and scratch do not fit into the device's free memory, or None."""
     free = CUDA.free_bytes()
     arrays = sum(math.prod(a.shape) for a in arguments(spec, direction) if a.shape is not None) * ITEMSIZE[spec.dtype]
