@@ -23,7 +23,7 @@ from numba.core import config
 
 from impls.contract import Implementation, Plan
 from impls.devices import CUDA
-from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, PoolSpec, Spec, arguments
+from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, ConvSpec, PoolSpec, Spec, arguments
 
 # A small grid is what a small layer needs: numba's warning about it would be printed at every such launch.
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
@@ -223,6 +223,31 @@ def _too_large(plan_type: type[CudaPlan], spec: Spec, direction: str) -> str | N
     if free is None or arrays + scratch <= free:
         return None
     return f"needs {arrays} bytes of arrays and {scratch} of scratch; {free} bytes are free on the device"
+
+
+def needs_wide_indices(spec: ConvSpec | PoolSpec, direction: str) -> str | None:
+    """The reason why a kernel that counts in 32 bits cannot compute this, or None."""
+    sizes = [math.prod(argument.shape) for argument in arguments(spec, direction) if argument.shape is not None]
+    sides = [side + sum(pads) for side, pads in zip(spec.x_shape[1:3], spec.pads, strict=True)]
+    most = max(sizes + sides)
+    return f"its indices have 32 bits, and {most} values are more than they count" if most >= 2**31 else None
+
+
+def int32s(*values: int) -> tuple[np.int32, ...]:
+    """Numbers as a kernel takes them whose argument is "UniTuple(int32, ...)"."""
+    return tuple(map(np.int32, values))
+
+
+def flat(array: Any) -> Any:
+    """The same memory as a vector, whose element a kernel finds with one addition."""
+    return array.reshape(array.size)
+
+
+@device_function
+def divide(value, divisor):
+    """Quotient and remainder, of numbers from 0 to 2^31 - 1: unsigned, which leaves no rounding to mend."""
+    quotient = np.int32(np.uint32(value) // np.uint32(divisor))
+    return quotient, np.int32(value - quotient * divisor)
 
 
 @device_function
