@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,19 +70,43 @@ def _ceiling(value, divisor):
     return -(-value // divisor)
 
 
+def _products(height: int, width: int) -> Any:
+    """The device function that adds outer products to a tile of so many rows and columns."""
+
+    @device_function
+    def add(total, count, x, pixel, pixel_step, shift, w, place, place_step, own, guarded, offset, column, limit):
+        """total[p, q] += x[pixel + shift[p]] * w[place + own[q]], ``count`` times, both a step further each time.
+
+        ``guarded``, a constant: leave out the rows of the tile where offset + column[p] lies outside [0, limit).
+        """
+        right = cuda.local.array(width, np.float32)
+        for _ in range(count):
+            for q in range(width):
+                right[q] = w[np.uint64(np.int32(place + own[q]))]
+            for p in range(height):
+                if not guarded or 0 <= offset + column[p] < limit:
+                    left = x[np.uint64(np.int32(pixel + shift[p]))]
+                    for q in range(width):
+                        total[p, q] += left * right[q]
+            pixel = np.int32(pixel + pixel_step)
+            place = np.int32(place + place_step)
+
+    return add
+
+
 def _correlation(columns_each: int, filters_each: int) -> Kernel:
     """A correlation whose threads compute so many neighbouring pixels of a row for so many filters."""
+    add = _products(columns_each, filters_each)
 
     @kernel(*[VECTOR] * 4, TABLE, TABLE, "UniTuple(int32, 15)", FLAG, variant=f"{columns_each}x{filters_each}")
     def _correlate(x, w, b, y, rows, columns, geometry, relu):
         """One thread per tile of y, one row of the grid's blocks per class of rows and class of columns (Axis)."""
         batch, height, width, channels, out_height, out_width, filters, groups, kw = geometry[:9]
         step_i, step_j, apart_u, apart_v, spread_i, spread_j = geometry[9:]
-        row_class, column_class = divide(cuda.blockIdx.y, columns.shape[0])
-        first_u, taps_u, top, count_i = rows[row_class, 0], rows[row_class, 1], rows[row_class, 2], rows[row_class, 3]
-        first_v, taps_v = columns[column_class, 0], columns[column_class, 1]
-        left, count_j = columns[column_class, 2], columns[column_class, 3]
-        channels //= groups
+        a, b_ = divide(cuda.blockIdx.y, columns.shape[0])
+        first_u, taps_u, top, count_i = rows[a, 0], rows[a, 1], rows[a, 2], rows[a, 3]
+        first_v, taps_v, left, count_j = columns[b_, 0], columns[b_, 1], columns[b_, 2], columns[b_, 3]
+        depth = channels // groups
         share = filters // groups
         lanes = (share + filters_each - 1) // filters_each
         tiles = (count_j + columns_each - 1) // columns_each
@@ -94,44 +119,30 @@ def _correlation(columns_each: int, filters_each: int) -> Kernel:
         n, i = divide(rest, count_i)
         j = tile * columns_each
         total = cuda.local.array((columns_each, filters_each), np.float32)
-        weight = cuda.local.array(filters_each, np.float32)
         own = cuda.local.array(filters_each, np.int32)
+        column = cuda.local.array(columns_each, np.int32)
+        shift = cuda.local.array(columns_each, np.int32)
+        for p in range(columns_each):
+            column[p] = p * step_j
+            shift[p] = column[p] * channels
         for q in range(filters_each):
             own[q] = group * share + min(lane + q * lanes, share - 1)
             for p in range(columns_each):
                 total[p, q] = b[own[q]]
-        to_next = np.int32(step_j * channels * groups)
         for u in range(taps_u):
             row = top + i * step_i + u * apart_u
             if 0 <= row < height:
                 for v in range(taps_v):
-                    column = left + j * step_j + v * apart_v
-                    pixel = np.int32(((n * height + row) * width + column) * channels * groups + group * channels)
-                    place = np.int32(((first_u + u) * kw + first_v + v) * channels * filters)
-                    if column >= 0 and column + (columns_each - 1) * step_j < width:
-                        for _ in range(channels):
-                            for q in range(filters_each):
-                                weight[q] = w[np.uint64(np.int32(place + own[q]))]
-                            for p in range(columns_each):
-                                value = x[np.uint64(np.int32(pixel + p * to_next))]
-                                for q in range(filters_each):
-                                    total[p, q] += value * weight[q]
-                            pixel = np.int32(pixel + 1)
-                            place = np.int32(place + filters)
+                    first = left + j * step_j + v * apart_v
+                    pixel = np.int32(((n * height + row) * width + first) * channels + group * depth)
+                    place = np.int32(((first_u + u) * kw + first_v + v) * depth * filters)
+                    if first >= 0 and first + column[columns_each - 1] < width:
+                        add(total, depth, x, pixel, 1, shift, w, place, filters, own, False, first, column, width)
                     else:
-                        for _ in range(channels):
-                            for q in range(filters_each):
-                                weight[q] = w[np.uint64(np.int32(place + own[q]))]
-                            for p in range(columns_each):
-                                if 0 <= column + p * step_j < width:
-                                    value = x[np.uint64(np.int32(pixel + p * to_next))]
-                                    for q in range(filters_each):
-                                        total[p, q] += value * weight[q]
-                            pixel = np.int32(pixel + 1)
-                            place = np.int32(place + filters)
-        out_row = row_class + i * spread_i
+                        add(total, depth, x, pixel, 1, shift, w, place, filters, own, True, first, column, width)
+        out_row = a + i * spread_i
         for p in range(columns_each):
-            out_column = column_class + (j + p) * spread_j
+            out_column = b_ + (j + p) * spread_j
             if j + p < count_j:
                 for q in range(filters_each):
                     if lane + q * lanes < share:
@@ -145,85 +156,70 @@ def _correlation(columns_each: int, filters_each: int) -> Kernel:
 
 def _slices_of_sums(terms_each: int, filters_each: int) -> Kernel:
     """The sums of a weight gradient over slices of rows, so many neighbouring (v, c) by so many filters a thread."""
+    add = _products(terms_each, filters_each)
 
     @kernel(VECTOR, VECTOR, VECTOR, "UniTuple(int32, 18)", variant=f"{terms_each}x{filters_each}")
     def _sum_slices(x, dy, partial, geometry):
         """One thread per tile of weights and slice of rows, and one per bias and slice.
 
-        partial is (slices, weights + biases). ``inside``: the columns of dy that meet pixels with every term.
+        partial is (slices, weights + biases). Columns of dy in [start, stop) meet pixels with every term of the tile.
         """
         batch, height, width, channels, out_height, out_width, filters, groups, kh, kw = geometry[:10]
         step_i, step_j, apart_u, apart_v, top, left, slices, biases = geometry[10:]
-        pixels = channels
-        channels //= groups
+        depth = channels // groups
         share = filters // groups
         lanes = (share + filters_each - 1) // filters_each
-        terms = kw * channels
+        terms = kw * depth
         tiles = (terms + terms_each - 1) // terms_each
-        weights = kh * tiles * groups * lanes
+        threads = kh * tiles * groups * lanes + biases
         index = cuda.grid(1)
-        if index >= slices * (weights + biases):
+        if index >= slices * threads:
             return
-        part, item = divide(index, weights + biases)
-        rows = batch * out_height
-        first_row = np.int32(part * rows // slices)
-        stop_row = np.int32((part + 1) * rows // slices)
+        part, item = divide(index, threads)
+        first_row = np.int32(part * batch * out_height // slices)
+        stop_row = np.int32((part + 1) * batch * out_height // slices)
         out = part * (kh * terms * filters + biases)
-        if item >= weights:
-            f = item - weights
+        if item >= threads - biases:
+            f = item - (threads - biases)
             bias = ZERO
-            for k in range(first_row * out_width, stop_row * out_width):
-                bias += dy[np.uint64(np.int32(k * filters + f))]
+            for pixel in range(first_row * out_width, stop_row * out_width):
+                bias += dy[np.uint64(np.int32(pixel * filters + f))]
             partial[np.uint64(out + kh * terms * filters + f)] = bias
             return
         rest, lane = divide(item, lanes)
         rest, group = divide(rest, groups)
         u, tile = divide(rest, tiles)
         total = cuda.local.array((terms_each, filters_each), np.float32)
-        other = cuda.local.array(filters_each, np.float32)
         own = cuda.local.array(filters_each, np.int32)
         column = cuda.local.array(terms_each, np.int32)
         shift = cuda.local.array(terms_each, np.int32)
         for q in range(filters_each):
             own[q] = group * share + min(lane + q * lanes, share - 1)
-        inside, stop = np.int32(0), out_width
+        start, stop = 0, out_width
         for r in range(terms_each):
-            v, c = divide(min(tile * terms_each + r, terms - 1), channels)
+            v, c = divide(min(tile * terms_each + r, terms - 1), depth)
             column[r] = v * apart_v - left
-            shift[r] = column[r] * pixels + group * channels + c
-            inside = max(inside, _ceiling(-column[r], step_j))
+            shift[r] = column[r] * channels + group * depth + c
+            start = max(start, _ceiling(-column[r], step_j))
             stop = min(stop, _ceiling(width - column[r], step_j))
             for q in range(filters_each):
                 total[r, q] = ZERO
-        inside = min(inside, out_width)
-        stop = max(stop, inside)
-        to_next = np.int32(step_j * pixels)
+        start = min(start, out_width)
+        stop = max(start, stop)
+        step = step_j * channels
         for k in range(first_row, stop_row):
             n, i = divide(k, out_height)
             row = i * step_i + u * apart_u - top
             if 0 <= row < height:
-                start = (n * height + row) * width * pixels
-                pixel = np.int32(start + inside * to_next)
-                place = np.int32((k * out_width + inside) * filters)
-                for _ in range(inside, stop):
-                    for q in range(filters_each):
-                        other[q] = dy[np.uint64(np.int32(place + own[q]))]
-                    for r in range(terms_each):
-                        value = x[np.uint64(np.int32(pixel + shift[r]))]
-                        for q in range(filters_each):
-                            total[r, q] += value * other[q]
-                    pixel = np.int32(pixel + to_next)
-                    place = np.int32(place + filters)
-                for border in range(out_width - (stop - inside)):
-                    j = border if border < inside else border + stop - inside
+                corner = (n * height + row) * width * channels
+                pixel = np.int32(corner + start * step)
+                place = np.int32((k * out_width + start) * filters)
+                add(total, stop - start, x, pixel, step, shift, dy, place, filters, own, False, 0, column, width)
+                for border in range(out_width - (stop - start)):
+                    j = border if border < start else border + stop - start
+                    pixel = np.int32(corner + j * step)
                     place = np.int32((k * out_width + j) * filters)
-                    for q in range(filters_each):
-                        other[q] = dy[np.uint64(np.int32(place + own[q]))]
-                    for r in range(terms_each):
-                        if 0 <= column[r] + j * step_j < width:
-                            value = x[np.uint64(np.int32(start + j * to_next + shift[r]))]
-                            for q in range(filters_each):
-                                total[r, q] += value * other[q]
+                    add(total, 1, x, pixel, step, shift, dy, place, filters, own, True, j * step_j, column, width)
         for r in range(terms_each):
             term = tile * terms_each + r
             if term < terms:
