@@ -175,8 +175,12 @@ class CudaPlan(Plan):
             launch(*given)
 
 
+POOL_GEOMETRY = "UniTuple(int32, 12)"
+"""Batch, height, width, channels; rows and columns of y; pool; stride; padding above and on the left."""
+
+
 class CudaPoolPlan(CudaPlan):
-    """Base of the pooling plans: one thread per result."""
+    """Base of the pooling plans: one thread per result, all arrays flat."""
 
     spec: PoolSpec
     offers = (FORWARD, GRAD_INPUT)
@@ -189,10 +193,14 @@ class CudaPoolPlan(CudaPlan):
         return (one_thread_each(cls.kernels[direction], results),)
 
     def prepare(self) -> None:
-        """Compile, and fix ``geometry``: pool, stride, padding above and on the left."""
+        """Compile, and fix ``geometry``."""
         super().prepare()
-        (top, _), (left, _) = self.spec.pads
-        self.geometry = self.spec.pool, self.spec.step, (top, left)
+        spec = self.spec
+        (top, _), (left, _) = spec.pads
+        self.geometry = int32s(*spec.x_shape, *spec.y_shape[1:3], *spec.pool, *spec.step, top, left)
+
+    def forward(self, x, out):
+        self.enqueue(FORWARD, (flat(x), flat(out), self.geometry))
 
 
 def implementation(
@@ -251,11 +259,18 @@ def divide(value, divisor):
 
 
 @device_function
-def unravel(index, shape):
-    """Position in a row-major 4-D array of the element with this flat index."""
-    rest, m = index // shape[3], index % shape[3]
-    rest, k = rest // shape[2], rest % shape[2]
-    return rest // shape[1], rest % shape[1], k, m
+def unravel(index, height, width, channels):
+    """(n, row, column, channel) of an element of a flat (N, height, width, channels) array."""
+    rest, c = divide(index, channels)
+    rest, column = divide(rest, width)
+    n, row = divide(rest, height)
+    return n, row, column, c
+
+
+@device_function
+def position(n, row, column, c, height, width, channels):
+    """Index of this element in the flat array; unsigned, since numba asks a signed index whether it is negative."""
+    return np.uint64(np.int32(((n * height + row) * width + column) * channels + c))
 
 
 @device_function
@@ -269,4 +284,6 @@ def under(window, pool, stride, before, size):
 def covering(pixel, pool, stride, before, windows):
     """First pooling window over a pixel along one axis, and the one past the last."""
     place = pixel + before
-    return max((place - pool) // stride + 1, 0), min(place // stride + 1, windows)
+    first, _ = divide(max(place - pool + stride, 0), stride)
+    last, _ = divide(place, stride)
+    return first, min(last + 1, windows)
