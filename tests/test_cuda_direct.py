@@ -31,6 +31,7 @@ CONVOLUTIONS = {
     "one column": "2x4x1x3,k3x1,f8",
     "width past two tiles": "1x2x17x1,k1x3,f5,valid",
     "border wider than the image": "1x2x3x2,k5x7,f3",
+    "no column under every term": "1x1x2x1,k1x9,f2",
     "two filters": "1x3x9x2,k3,f2,relu",
     "filters past eight lanes": "1x2x5x1,k2,f33",
     "several images": "3x3x4x2,k2,f3",
@@ -45,7 +46,7 @@ CONVOLUTIONS = {
 POOLINGS = {
     "same": "2x5x7x3,pool2x2,same",
     "gaps behind padding": "1x6x7x2,pool2x3,s4x3,p1:1:0:2",
-    "gaps and a rest": "1x9x8x2,pool2x2,s3x3",
+    "gaps and a rest": "2x9x8x4,pool2x2,s3x3",
     "apart in one direction only": "1x5x6x2,pool2x3,s2x2",
     "one window": "1x3x4x2,pool3x4",
 }

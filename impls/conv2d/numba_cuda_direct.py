@@ -204,7 +204,6 @@ def _slices_of_sums(terms_each: int, filters_each: int) -> Kernel:
             stop = min(stop, _ceiling(width - column[r], step_j))
             for q in range(filters_each):
                 total[r, q] = ZERO
-        start = min(start, out_width)
         stop = max(start, stop)
         step = step_j * channels
         for k in range(first_row, stop_row):
