@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 CONVOLUTIONS = {
     "one pixel": "1x1x1x1,k1,f1",
     "one column": "2x4x1x3,k3x1,f8",
-    "width past two tiles": "1x2x17x1,k1x3,f5,valid",
+    "tiles inside the image": "1x3x26x2,k2x3,f5,valid",
     "border wider than the image": "1x2x3x2,k5x7,f3",
     "no column under every term": "1x1x2x1,k1x9,f2",
     "two filters": "1x3x9x2,k3,f2,relu",

@@ -2,7 +2,8 @@
 
 A thread computes ``columns`` neighbouring pixels of a row for ``filters`` filters: a weight that it loads serves every
 pixel, a pixel every filter. Neighbouring threads work on neighbouring filters, so that loads of weights and stores are
-coalesced and loads of pixels are broadcast. A tile that lies inside the image does not test its columns.
+coalesced and loads of pixels are broadcast; the next neighbours are a row below, and meet the left and right border
+together. A tile inside the image does not test its columns: its taps of a row follow each other in x as they do in w.
 
 grad_input is the same kernel. With stride s the rows r = a, a + s, a + 2s ... of dx meet the same taps, and between
 them and those taps stands a correlation of dy with stride 1: one for each residue a of the rows and each of the
@@ -103,9 +104,11 @@ def _correlation(columns_each: int, filters_each: int) -> Kernel:
         """One thread per tile of y, one row of the grid's blocks per class of rows and class of columns (Axis)."""
         batch, height, width, channels, out_height, out_width, filters, groups, kw = geometry[:9]
         step_i, step_j, apart_u, apart_v, spread_i, spread_j = geometry[9:]
-        a, b_ = divide(cuda.blockIdx.y, columns.shape[0])
-        first_u, taps_u, top, count_i = rows[a, 0], rows[a, 1], rows[a, 2], rows[a, 3]
-        first_v, taps_v, left, count_j = columns[b_, 0], columns[b_, 1], columns[b_, 2], columns[b_, 3]
+        down, across = divide(cuda.blockIdx.y, columns.shape[0])
+        if down >= rows.shape[0]:
+            return
+        first_u, taps_u, top, count_i = rows[down, 0], rows[down, 1], rows[down, 2], rows[down, 3]
+        first_v, taps_v, left, count_j = columns[across, 0], columns[across, 1], columns[across, 2], columns[across, 3]
         depth = channels // groups
         share = filters // groups
         lanes = (share + filters_each - 1) // filters_each
@@ -115,8 +118,8 @@ def _correlation(columns_each: int, filters_each: int) -> Kernel:
             return
         rest, lane = divide(index, lanes)
         rest, group = divide(rest, groups)
-        rest, tile = divide(rest, tiles)
-        n, i = divide(rest, count_i)
+        rest, i = divide(rest, count_i)
+        n, tile = divide(rest, tiles)
         j = tile * columns_each
         total = cuda.local.array((columns_each, filters_each), np.float32)
         own = cuda.local.array(filters_each, np.int32)
@@ -129,20 +132,25 @@ def _correlation(columns_each: int, filters_each: int) -> Kernel:
             own[q] = group * share + min(lane + q * lanes, share - 1)
             for p in range(columns_each):
                 total[p, q] = b[own[q]]
+        start = left + j * step_j
+        ahead = column[columns_each - 1]
+        runs, length = taps_v, depth
+        if groups == 1 and apart_v == 1 and start >= 0 and start + taps_v - 1 + ahead < width:
+            runs, length = 1, taps_v * depth
         for u in range(taps_u):
             row = top + i * step_i + u * apart_u
             if 0 <= row < height:
-                for v in range(taps_v):
-                    first = left + j * step_j + v * apart_v
+                for v in range(runs):
+                    first = start + v * apart_v
                     pixel = np.int32(((n * height + row) * width + first) * channels + group * depth)
                     place = np.int32(((first_u + u) * kw + first_v + v) * depth * filters)
-                    if first >= 0 and first + column[columns_each - 1] < width:
-                        add(total, depth, x, pixel, 1, shift, w, place, filters, own, False, first, column, width)
+                    if first >= 0 and first + ahead < width:
+                        add(total, length, x, pixel, 1, shift, w, place, filters, own, False, first, column, width)
                     else:
-                        add(total, depth, x, pixel, 1, shift, w, place, filters, own, True, first, column, width)
-        out_row = a + i * spread_i
+                        add(total, length, x, pixel, 1, shift, w, place, filters, own, True, first, column, width)
+        out_row = down + i * spread_i
         for p in range(columns_each):
-            out_column = b_ + (j + p) * spread_j
+            out_column = across + (j + p) * spread_j
             if j + p < count_j:
                 for q in range(filters_each):
                     if lane + q * lanes < share:
