@@ -4,8 +4,9 @@ Import ``cuda`` from here and never from numba, so that a kernel's file can be i
 there ``cuda`` is None and ``devices.CUDA.missing()`` gives the reason. Importing a kernel's file compiles nothing and
 asks no driver.
 
-Indices are 64-bit integers, numba's default: no array is too large, and a division of small values takes the
-processor's 32-bit path. Constants are float32, because a Python number would make the arithmetic float64.
+Indices are 64-bit integers, numba's default, except where a kernel narrows them: that takes a fraction of the
+instructions, and its entry refuses what is too large (``needs_wide_indices``). Constants are float32, because a Python
+number would make the arithmetic float64.
 """
 
 from __future__ import annotations
@@ -237,8 +238,9 @@ def needs_wide_indices(spec: ConvSpec | PoolSpec, direction: str) -> str | None:
     """The reason why a kernel that counts in 32 bits cannot compute this, or None."""
     sizes = [math.prod(argument.shape) for argument in arguments(spec, direction) if argument.shape is not None]
     sides = [side + sum(pads) for side, pads in zip(spec.x_shape[1:3], spec.pads, strict=True)]
-    most = max(sizes + sides)
-    return f"its indices have 32 bits, and {most} values are more than they count" if most >= 2**31 else None
+    steps = [*spec.stride, *spec.dilation] if isinstance(spec, ConvSpec) else spec.step
+    most = max(*sizes, *sides, *steps)
+    return f"its indices have 32 bits, and do not count to {most}" if most >= 2**31 else None
 
 
 def int32s(*values: int) -> tuple[np.int32, ...]:
@@ -259,12 +261,12 @@ def divide(value, divisor):
 
 
 @device_function
-def unravel(index, height, width, channels):
-    """(n, row, column, channel) of an element of a flat (N, height, width, channels) array."""
-    rest, c = divide(index, channels)
-    rest, column = divide(rest, width)
-    n, row = divide(rest, height)
-    return n, row, column, c
+def unravel(index, shape):
+    """Position in a row-major 4-D array of fewer than 2^31 elements of the one with this flat index."""
+    rest, m = divide(index, shape[3])
+    rest, k = divide(rest, shape[2])
+    n, i = divide(rest, shape[1])
+    return n, i, k, m
 
 
 @device_function

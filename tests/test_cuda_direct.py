@@ -202,7 +202,9 @@ def test_a_launch_has_a_place_for_every_result(text, direction):
     [
         (ConvSpec(2048, 1024, 1024, 1, 1, (1, 1)), "conv2d"),
         (ConvSpec(1, 1, 1, 1, 1, (2, 1), dilation=(2**31, 1), padding=((2**31, 0), (0, 0))), "conv2d"),
+        (ConvSpec(1, 1, 1, 1, 1, (1, 1), stride=(2**31, 1)), "conv2d"),
         (PoolSpec(2048, 1024, 1024, 1), "maxpool2d"),
+        (PoolSpec(1, 1, 1, 1, (1, 1), stride=(1, 2**31)), "maxpool2d"),
         (PoolSpec(2048, 1024, 1024, 1), "avgpool2d"),
     ],
     ids=str,

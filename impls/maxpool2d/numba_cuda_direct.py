@@ -49,7 +49,7 @@ def _forward(x, y, geometry):
     index = cuda.grid(1)
     if index >= batch * out_height * out_width * channels:
         return
-    n, i, j, c = unravel(index, out_height, out_width, channels)
+    n, i, j, c = unravel(index, (batch, out_height, out_width, channels))
     first_row, stop_row = under(i, pool_i, step_i, top, height)
     first_column, stop_column = under(j, pool_j, step_j, left, width)
     largest = LOWEST
@@ -78,7 +78,7 @@ def _grad_input(x, y, dy, dx, geometry):
     index = cuda.grid(1)
     if index >= batch * height * width * channels:
         return
-    n, row, column, c = unravel(index, height, width, channels)
+    n, row, column, c = unravel(index, (batch, height, width, channels))
     first_i, stop_i = covering(row, pool_i, step_i, top, out_height)
     first_j, stop_j = covering(column, pool_j, step_j, left, out_width)
     own = x[np.uint64(index)]
@@ -106,7 +106,7 @@ def _grad_input_apart(x, y, dy, dx, geometry):
     index = cuda.grid(1)
     if index >= batch * down * across * channels:
         return
-    n, i, j, c = unravel(index, down, across, channels)
+    n, i, j, c = unravel(index, (batch, down, across, channels))
     searching = i < out_height and j < out_width
     largest = gradient = ZERO
     if searching:
