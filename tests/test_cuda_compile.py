@@ -136,9 +136,9 @@ def test_another_dtype_is_refused_with_the_reason(case):
     ],
 )
 def test_scratch_of_the_weight_gradient_is_bounded(text):
-    """At most a megabyte, or one slice where the weights alone are more; never more slices than rows."""
+    """At most four megabytes, or one slice where the weights alone are more; never more slices than rows."""
     spec = parse("conv2d", text)
     slices, items = partial_shape(spec)
     assert items == math.prod(spec.w_shape) + spec.filters
     assert 1 <= slices <= spec.batch * spec.y_shape[1]
-    assert slices * items <= max(items, 1 << 18)
+    assert slices * items <= max(items, 1 << 20)
