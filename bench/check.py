@@ -6,7 +6,8 @@ Stability of Numerical Algorithms, 2nd ed., SIAM 2002, section 3.1). k is counte
 factors are both non-zero, since a zero adds no error. Underflow adds at most 2^-126 for each of the k + 1 operations.
 
 An FFT mixes all values of its transform, so its bound is normwise: FFT_CONSTANT * u * log2(size) * |x|_2 |w|_2 per
-channel, summed over the channels (same book, section 24.1).
+channel, summed over the channels (same book, section 24.1). A weight's gradient correlates two images, so its norms are
+those of x and dy; that of a bias is a plain sum, and held to the bound of one.
 """
 
 from __future__ import annotations
@@ -83,9 +84,6 @@ def bound(
     """The largest error that the declared algorithm and arithmetic can explain, for every element of every output."""
     u = max(ROUNDOFF[arithmetic], ROUNDOFF[case.spec.dtype])
     tiny = SMALLEST_NORMAL[case.spec.dtype]
-    if algorithm == FFT and isinstance(case.spec, ConvSpec):
-        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
-        return tuple(None if v is None else np.broadcast_to(norm + tiny, v.shape) for v in truth.values)
     bounds: list[Array | None] = []
     for magnitude, count in zip(truth.magnitudes, truth.counts, strict=True):
         if magnitude is None or count is None:
@@ -93,6 +91,9 @@ def bound(
             continue
         k = count + 1
         bounds.append(k * u / (1 - k * u) * magnitude + k * tiny)
+    if algorithm == FFT and isinstance(case.spec, ConvSpec):
+        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
+        bounds[0] = np.broadcast_to(norm + tiny, np.shape(truth.values[0]))
     return tuple(bounds)
 
 
@@ -234,19 +235,22 @@ def _fft_log(spec: ConvSpec) -> float:
 
 
 def _channel_norms(spec: ConvSpec, direction: str, inputs: Sequence[Array | None]) -> Array:
-    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch."""
+    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch.
+
+    For grad_weights (C / groups, F): |x|_2 |dy|_2 of the channel and the filter of a weight.
+    """
     first, second = (np.asarray(a, np.float64) for a in inputs[:2])
     images = np.sqrt(np.square(first).sum(axis=(0, 1, 2)))
-    kernels = np.sqrt(np.square(second).sum(axis=(0, 1)))
+    seconds = np.sqrt(np.square(second).sum(axis=(0, 1, 2) if direction == GRAD_WEIGHTS else (0, 1)))
     parts = []
     for channels, filters in groups(spec):
         if direction == FORWARD:
-            parts.append(images[channels] @ kernels[:, filters])
+            parts.append(images[channels] @ seconds[:, filters])
         elif direction == GRAD_INPUT:
-            parts.append(kernels[:, filters] @ images[filters])
+            parts.append(seconds[:, filters] @ images[filters])
         else:
-            raise ValueError("an FFT bound for the weight gradient is not derived here")
-    norms: Array = np.concatenate(parts)
+            parts.append(np.outer(images[channels], seconds[filters]))
+    norms: Array = np.concatenate(parts, axis=-1)
     bias = inputs[2] if direction == FORWARD else None
     return norms if bias is None else norms + np.abs(bias)
 

@@ -117,13 +117,16 @@ def _product_kernel(product: Product) -> Kernel:
         thread = cuda.threadIdx.x
         i, j = thread // across, thread % across
         sign = np.float32(-1) if conjugate else np.float32(1)
+        from_a_re, from_a_im = a[0, e, 0], a[0, e, 1]
+        from_b_re, from_b_im = b[0, e, 0], b[0, e, 1]
+        to_re, to_im = out[part, e, 0], out[part, e, 1]
         for r in range(results):
             sum_re[r] = ZERO
             sum_im[r] = ZERO
 
         end = (part + 1) * terms // out.shape[0]
         for first in range(part * terms // out.shape[0], end, STEP):
-            for item in range(thread, STEP * height, threads):
+            for item in range(thread, STEP * height, cuda.blockDim.x):
                 if a_steps[1] == 1:
                     k, row = item % STEP, item // STEP
                 else:
@@ -133,9 +136,9 @@ def _product_kernel(product: Product) -> Kernel:
                 a_im[at] = ZERO
                 if top + row < rows and first + k < end:
                     plane = (top + row) * a_steps[0] + (first + k) * a_steps[1] + group * a_steps[2]
-                    a_re[at] = a[0, e, 0, plane]
-                    a_im[at] = a[0, e, 1, plane]
-            for item in range(thread, STEP * width, threads):
+                    a_re[at] = from_a_re[plane]
+                    a_im[at] = from_a_im[plane]
+            for item in range(thread, STEP * width, cuda.blockDim.x):
                 if b_steps[0] == 1:
                     k, column = item % STEP, item // STEP
                 else:
@@ -145,8 +148,8 @@ def _product_kernel(product: Product) -> Kernel:
                 b_im[at] = ZERO
                 if left + column < columns and first + k < end:
                     plane = (first + k) * b_steps[0] + (left + column) * b_steps[1] + group * b_steps[2]
-                    b_re[at] = b[0, e, 0, plane]
-                    b_im[at] = b[0, e, 1, plane] * sign
+                    b_re[at] = from_b_re[plane]
+                    b_im[at] = from_b_im[plane] * sign
             cuda.syncthreads()
             for k in range(min(STEP, end - first)):
                 for r in range(tall):
@@ -156,7 +159,7 @@ def _product_kernel(product: Product) -> Kernel:
                         y_re = b_re[k * b_pitch + j + s * across]
                         y_im = b_im[k * b_pitch + j + s * across]
                         sum_re[r * wide + s] += x_re * y_re
-                        sum_re[r * wide + s] -= x_im * y_im
+                        sum_re[r * wide + s] += -x_im * y_im
                         sum_im[r * wide + s] += x_re * y_im
                         sum_im[r * wide + s] += x_im * y_re
             cuda.syncthreads()
@@ -167,10 +170,10 @@ def _product_kernel(product: Product) -> Kernel:
                 if row < rows and column < columns:
                     plane = row * out_steps[0] + column * out_steps[1] + group * out_steps[2]
                     if add:
-                        sum_re[r * wide + s] += out[part, e, 0, plane]
-                        sum_im[r * wide + s] += out[part, e, 1, plane]
-                    out[part, e, 0, plane] = sum_re[r * wide + s]
-                    out[part, e, 1, plane] = sum_im[r * wide + s]
+                        sum_re[r * wide + s] += to_re[plane]
+                        sum_im[r * wide + s] += to_im[plane]
+                    to_re[plane] = sum_re[r * wide + s]
+                    to_im[plane] = sum_im[r * wide + s]
 
     return multiply
 
