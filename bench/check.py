@@ -91,9 +91,10 @@ def bound(
             continue
         k = count + 1
         bounds.append(k * u / (1 - k * u) * magnitude + k * tiny)
-    if algorithm == FFT and isinstance(case.spec, ConvSpec):
+    first = truth.values[0]
+    if algorithm == FFT and isinstance(case.spec, ConvSpec) and first is not None:
         norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
-        bounds[0] = np.broadcast_to(norm + tiny, np.shape(truth.values[0]))
+        bounds[0] = np.broadcast_to(norm + tiny, first.shape)
     return tuple(bounds)
 
 
