@@ -10,7 +10,8 @@ where it rounds), multiplies exactly, and cuts its sums off too (u = 2^-23). A s
 ((1 + d)^2 (1 + gamma_(k+1)) - 1) * (sum |x||w| + |b|).
 
 An FFT mixes all values of its transform, so its bound is normwise: FFT_CONSTANT * u * log2(size) * |x|_2 |w|_2 per
-channel, summed over the channels (same book, section 24.1).
+channel, summed over the channels (same book, section 24.1). A weight's gradient correlates two images, so its norms are
+those of x and dy; that of a bias is a plain sum, and held to the bound of one.
 """
 
 from __future__ import annotations
@@ -91,9 +92,6 @@ def bound(
     u = max(ROUNDOFF[arithmetic], ROUNDOFF[case.spec.dtype])
     d = FACTOR_ROUNDOFF.get(arithmetic, 0.0)
     tiny = SMALLEST_NORMAL[case.spec.dtype]
-    if algorithm == FFT and isinstance(case.spec, ConvSpec):
-        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
-        return tuple(None if v is None else np.broadcast_to(norm + tiny, v.shape) for v in truth.values)
     bounds: list[Array | None] = []
     for magnitude, count in zip(truth.magnitudes, truth.counts, strict=True):
         if magnitude is None or count is None:
@@ -102,6 +100,10 @@ def bound(
         k = count + 1
         gamma = k * u / (1 - k * u)
         bounds.append((gamma + d * (2 + d) * (1 + gamma)) * magnitude + k * tiny)
+    first = truth.values[0]
+    if algorithm == FFT and isinstance(case.spec, ConvSpec) and first is not None:
+        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
+        bounds[0] = np.broadcast_to(norm + tiny, first.shape)
     return tuple(bounds)
 
 
@@ -243,19 +245,22 @@ def _fft_log(spec: ConvSpec) -> float:
 
 
 def _channel_norms(spec: ConvSpec, direction: str, inputs: Sequence[Array | None]) -> Array:
-    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch."""
+    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch.
+
+    For grad_weights (C / groups, F): |x|_2 |dy|_2 of the channel and the filter of a weight.
+    """
     first, second = (np.asarray(a, np.float64) for a in inputs[:2])
     images = np.sqrt(np.square(first).sum(axis=(0, 1, 2)))
-    kernels = np.sqrt(np.square(second).sum(axis=(0, 1)))
+    seconds = np.sqrt(np.square(second).sum(axis=(0, 1, 2) if direction == GRAD_WEIGHTS else (0, 1)))
     parts = []
     for channels, filters in groups(spec):
         if direction == FORWARD:
-            parts.append(images[channels] @ kernels[:, filters])
+            parts.append(images[channels] @ seconds[:, filters])
         elif direction == GRAD_INPUT:
-            parts.append(kernels[:, filters] @ images[filters])
+            parts.append(seconds[:, filters] @ images[filters])
         else:
-            raise ValueError("an FFT bound for the weight gradient is not derived here")
-    norms: Array = np.concatenate(parts)
+            parts.append(np.outer(images[channels], seconds[filters]))
+    norms: Array = np.concatenate(parts, axis=-1)
     bias = inputs[2] if direction == FORWARD else None
     return norms if bias is None else norms + np.abs(bias)
 
