@@ -32,7 +32,8 @@ class Processor:
     """One multiprocessor of an architecture (CUDA C++ Programming Guide, technical specifications)."""
 
     arch: str
-    capability: tuple[int, int]
+    target: tuple[int, int]
+    """The capability that its PTX is made for: numba's compiler makes the same code for 7.5 to 9.0."""
     threads: int
     blocks: int
     shared_bytes: int
@@ -45,8 +46,8 @@ PROCESSORS = {
     processor.arch: processor
     for processor in (
         Processor("sm_75", (7, 5), threads=1024, blocks=16, shared_bytes=64 << 10, reserved_bytes=0),
-        Processor("sm_80", (8, 0), threads=2048, blocks=32, shared_bytes=164 << 10, reserved_bytes=1024),
-        Processor("sm_90", (9, 0), threads=2048, blocks=32, shared_bytes=228 << 10, reserved_bytes=1024),
+        Processor("sm_80", (7, 5), threads=2048, blocks=32, shared_bytes=164 << 10, reserved_bytes=1024),
+        Processor("sm_90", (7, 5), threads=2048, blocks=32, shared_bytes=228 << 10, reserved_bytes=1024),
         Processor("sm_100", (10, 0), threads=2048, blocks=32, shared_bytes=228 << 10, reserved_bytes=1024),
     )
 }
@@ -115,13 +116,20 @@ def missing() -> str | None:
     return None
 
 
-def compiled(kernel: Kernel, arch: str) -> Figures:
-    """Compile one kernel, link it, and read the linker's report.
+def compiled(kernel: Kernel) -> list[Figures]:
+    """Compile one kernel, link it for every architecture, and read the linker's reports.
 
     Shared memory is read from the PTX: what the linker reports includes, on some architectures, what every block has
     reserved.
     """
-    ptx, _ = cuda.compile_ptx(kernel.function, kernel.signature, cc=PROCESSORS[arch].capability, device=False)
+    targets = sorted({processor.target for processor in PROCESSORS.values()})
+    made = {
+        target: cuda.compile_ptx(kernel.function, kernel.signature, cc=target, device=False)[0] for target in targets
+    }
+    return [_figures(kernel, arch, made[processor.target]) for arch, processor in PROCESSORS.items()]
+
+
+def _figures(kernel: Kernel, arch: str, ptx: str) -> Figures:
     log = _linked(ptx, arch)
     return Figures(
         kernel=kernel.name,
@@ -180,14 +188,12 @@ def complaints(kernel: Kernel, figures: Figures) -> list[str]:
 
 def compile_all() -> list[Figures]:
     """Every kernel of the registry for every architecture, in the order of the table."""
-    work = [(name, arch) for name in sorted(kernels()) for arch in PROCESSORS]
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_compile_named, work, chunksize=len(PROCESSORS)))
+        return [row for rows in pool.map(_compiled_by_name, sorted(kernels())) for row in rows]
 
 
-def _compile_named(what: tuple[str, str]) -> Figures:
-    name, arch = what
-    return compiled(kernels()[name], arch)
+def _compiled_by_name(name: str) -> list[Figures]:
+    return compiled(kernels()[name])
 
 
 def read() -> dict[tuple[str, str], Figures]:

@@ -6,14 +6,19 @@ of an FFT must after rounding. Every entry of the registry whose name starts wit
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from impls import registry
 from impls.contract import FFT, Implementation, Plan
-from impls.cuda_setup import KERNELS, Kernel
-from impls.specs import FORWARD, OPS, Case, PoolSpec, Shape, arguments, parse_case
+from impls.cuda_setup import KERNELS, Kernel, Launch
+from impls.specs import FORWARD, GRAD_WEIGHTS, OPS, Case, PoolSpec, Shape, arguments, parse_case
 from tests.shapes import SHAPES
 
 PREFIX = "numba_cuda_"
@@ -52,15 +57,82 @@ CASES = {
 }
 CASES["conv2d: past a tile's edge along every axis"] = parse_case("conv2d:3x7x9x17,k2x3,f33")
 
-RUNS = [
-    (name, what, direction)
-    for what, case in CASES.items()
-    for op, name in ENTRIES
-    if op == case.op
-    for direction in registry.get(op, name).directions
-    if registry.get(op, name).why_not(case.spec, direction) is None
-]
-"""(name, what, direction) of everything that the entries offer to compute."""
+LOWERED = {"ENOUGH_THREADS": 1}
+"""Constants of our modules by which a kernel is chosen for large problems: lowered, they choose it for small ones."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry, direction and case, with the constants as they are, or LOWERED."""
+
+    op: str
+    name: str
+    what: str
+    direction: str
+    lowered: bool = False
+
+    def __str__(self) -> str:
+        return "-".join((self.name, self.what, self.direction, *["lowered"] * self.lowered))
+
+    @property
+    def case(self) -> Case:
+        """What is computed."""
+        return CASES[self.what]
+
+    @property
+    def record(self) -> Implementation:
+        """The entry."""
+        return registry.get(self.op, self.name)
+
+    @property
+    def packs(self) -> bool:
+        """Whether weights can be transformed once for this run."""
+        return self.direction != GRAD_WEIGHTS and self.record.plan_type.pack is not Plan.pack
+
+    def launches(self) -> tuple[Launch, ...]:
+        """What it says that it launches."""
+        with lowered(self.lowered):
+            return self.record.plan_type.launches(self.case.spec, self.direction)
+
+    def inputs(self) -> list[np.ndarray | None]:
+        """Its inputs, the same at every call."""
+        return input_arrays(self.case, self.direction, special="NaN" in self.what)
+
+    def computed(self, *, workspace: Any = None, packed: bool = False) -> list[np.ndarray | None]:
+        """Its inputs and outputs as they are afterwards."""
+        with lowered(self.lowered):
+            return computed(self.record, self.case, self.direction, self.inputs(), workspace=workspace, packed=packed)
+
+    def judge(self, got: list[np.ndarray | None]) -> None:
+        """Raise AssertionError unless ``got`` is right."""
+        judge(self.record, self.case, self.direction, self.inputs(), got)
+
+
+@contextmanager
+def lowered(is_lowered: bool = True) -> Iterator[None]:
+    """Lower the constants in every module of ours that has one."""
+    with ExitStack() as stack:
+        for name, module in [*sys.modules.items()] if is_lowered else []:
+            for constant in vars(module).keys() & LOWERED if name.startswith("impls.") else ():
+                stack.enter_context(patch.object(module, constant, LOWERED[constant]))
+        yield
+
+
+def _runs() -> list[Run]:
+    """Everything that the entries offer to compute; lowered, where that launches something else."""
+    found = []
+    for what, case in CASES.items():
+        for op, name in ENTRIES:
+            record = registry.get(op, name)
+            for direction in record.directions if op == case.op else ():
+                if record.why_not(case.spec, direction) is None:
+                    run = Run(op, name, what, direction)
+                    low = replace(run, lowered=True)
+                    found += [run] if low.launches() == run.launches() else [run, low]
+    return found
+
+
+RUNS = _runs()
 
 
 def kernels() -> dict[str, Kernel]:
@@ -146,11 +218,6 @@ def computed(
 def poisoned_like(arrays: list[np.ndarray | None]) -> list[np.ndarray | None]:
     """Arrays of the same shapes, full of NaN."""
     return [None if array is None else np.full_like(array, np.nan) for array in arrays]
-
-
-def packs(record: Implementation) -> bool:
-    """Whether weights can be transformed once for this implementation."""
-    return record.plan_type.pack is not Plan.pack
 
 
 def judge(

@@ -7,17 +7,20 @@ processes (this file run as a program) compute the cases and hand the results ba
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from impls import registry
+from impls.devices import CUDA
 from impls.specs import arguments
-from tests.cuda_runs import CASES, ENTRIES, RUNS, computed, input_arrays, judge
+from tests.cuda_runs import ENTRIES, RUNS, Run
 
 ROOT = Path(__file__).parents[1]
 CHILDREN = 2
@@ -32,33 +35,27 @@ BUDGET_S = 6.0
 WORKSPACE_BYTES = 1 << 22
 
 
-def predicted_s(name: str, what: str, direction: str) -> float:
+def predicted_s(run: Run) -> float:
     """Seconds that a run will take in the simulator, by its threads."""
     return sum(
-        np.prod(launch.blocks) * launch.kernel.threads * (WAITING_THREAD_S if launch.kernel.shared_bytes else THREAD_S)
-        for launch in launches(name, what, direction)
+        math.prod(launch.blocks)
+        * launch.kernel.threads
+        * (WAITING_THREAD_S if launch.kernel.shared_bytes else THREAD_S)
+        for launch in run.launches()
     )
 
 
-def launches(name: str, what: str, direction: str) -> tuple:
-    """What a run launches."""
-    case = CASES[what]
-    return registry.get(case.op, name).plan_type.launches(case.spec, direction)
-
-
-def chosen() -> list[tuple[str, str, str]]:
+def chosen() -> list[Run]:
     """Of each entry and direction, the cheapest runs that fit the budget, and the cheapest that reaches each kernel."""
     found = []
-    spent: dict[tuple[str, str, str], float] = {}
+    spent: Counter[tuple[str, str, str]] = Counter()
     reached: set[str] = set()
-    for run in sorted(RUNS, key=lambda run: predicted_s(*run)):
-        name, what, direction = run
-        key = (CASES[what].op, name, direction)
-        names = {launch.kernel.name for launch in launches(*run)}
-        total = spent.get(key, 0) + predicted_s(*run)
-        if total <= BUDGET_S or not names <= reached:
+    for run in sorted(RUNS, key=predicted_s):
+        key = run.op, run.name, run.direction
+        names = {launch.kernel.name for launch in run.launches()}
+        if spent[key] + predicted_s(run) <= BUDGET_S or not names <= reached:
             found.append(run)
-            spent[key] = total
+            spent[key] += predicted_s(run)
             reached |= names
     return found
 
@@ -71,18 +68,12 @@ def simulate(child: int, path: str) -> None:
 
     The workspace starts as NaN and is shared: no plan may count on what it finds there.
     """
-    from impls.devices import CUDA
-
     workspace = CUDA.put(np.full(WORKSPACE_BYTES, 255, np.uint8))
     saved = {}
     for number in range(child, len(CHOSEN), CHILDREN):
-        name, what, direction = CHOSEN[number]
-        case = CASES[what]
-        record = registry.get(case.op, name)
-        ins = input_arrays(case, direction, special="NaN" in what)
+        run = CHOSEN[number]
         # A plan for one pixel takes its own scratch: both ways are tried.
-        given = None if what.endswith("one pixel") else workspace
-        got = computed(record, case, direction, ins, workspace=given)
+        got = run.computed(workspace=None if run.what.endswith("one pixel") else workspace)
         saved |= {f"{number}/{place}": array for place, array in enumerate(got) if array is not None}
     np.savez(path, **saved)
 
@@ -105,19 +96,17 @@ def simulated(tmp_path_factory):
     return arrays
 
 
-@pytest.mark.parametrize("number", range(len(CHOSEN)), ids=lambda number: "-".join(CHOSEN[number]))
+@pytest.mark.parametrize("number", range(len(CHOSEN)), ids=lambda number: str(CHOSEN[number]))
 def test_kernel_equals_the_reference_and_leaves_its_inputs_alone(simulated, number):
     """Every value is written, every value is exact, every input is as it was."""
-    name, what, direction = CHOSEN[number]
-    case = CASES[what]
-    ins = input_arrays(case, direction, special="NaN" in what)
-    got = [simulated.get(f"{number}/{place}") for place in range(len(arguments(case.spec, direction)))]
-    judge(registry.get(case.op, name), case, direction, ins, got)
+    run = CHOSEN[number]
+    places = range(len(arguments(run.case.spec, run.direction)))
+    run.judge([simulated.get(f"{number}/{place}") for place in places])
 
 
 def test_every_entry_and_direction_is_simulated():
     """What is left out for its price is tried in the emulator; nothing is left out altogether."""
-    runs = {(CASES[what].op, name, direction) for name, what, direction in CHOSEN}
+    runs = {(run.op, run.name, run.direction) for run in CHOSEN}
     assert runs == {(op, name, direction) for op, name in ENTRIES for direction in registry.get(op, name).directions}
 
 
