@@ -274,8 +274,8 @@ class _Shared:
         if used != self._grid.kernel.shared_bytes:
             raise Fault(f"shared arrays take {used} bytes; the kernel declares {self._grid.kernel.shared_bytes}")
 
-    def array(self, shape: Any, dtype: Any) -> Array:
-        """The next shared array of the block."""
+    def array(self, shape: Any, dtype: Any, alignment: int | None = None) -> Array:
+        """The next shared array of the block; where it lies makes no difference here."""
         number = self._asked.get(self._thread, 0)
         self._asked[self._thread] = number + 1
         if number == len(self._arrays):
@@ -289,8 +289,8 @@ class _Shared:
 class _Local:
     """``cuda.local``: arrays of one thread."""
 
-    def array(self, shape: Any, dtype: Any) -> Array:
-        """A new array."""
+    def array(self, shape: Any, dtype: Any, alignment: int | None = None) -> Array:
+        """A new array; where it lies makes no difference here."""
         return _poisoned("local array", shape, dtype, None)
 
 
