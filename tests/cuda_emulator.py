@@ -169,6 +169,7 @@ class Grid:
         self.memory = Memory(self)
         self.shared = _Shared(self)
         self.local = _Local()
+        self.const = _Const()
         self.blockIdx = self.threadIdx = Dim3(0, 0, 0)
         self.toucher = (0, 0, 0)
 
@@ -292,6 +293,16 @@ class _Local:
     def array(self, shape: Any, dtype: Any, alignment: int | None = None) -> Array:
         """A new array; where it lies makes no difference here."""
         return _poisoned("local array", shape, dtype, None)
+
+
+class _Const:
+    """``cuda.const``: tables that nobody writes."""
+
+    def array_like(self, values: np.ndarray) -> Array:
+        """The table with its indices checked."""
+        table = values.copy()
+        table.flags.writeable = False
+        return Array("constant array", table.reshape(-1), table.shape, None)
 
 
 def _poisoned(name: str, shape: Any, dtype: Any, memory: Memory | None) -> Array:
