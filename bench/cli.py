@@ -89,7 +89,7 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 _selection = _options(
-    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, or a file."),
+    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, awkward, a file."),
     click.option(
         "--case",
         "cases",

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from bench import arena, check, inputs, machine, pool, statistics, timing
 from bench.results import Failure, Row
+from bench.truth import release
 from impls import Case, Unavailable, get
 from impls.specs import ITEMSIZE, traffic
 
@@ -49,6 +50,18 @@ SETS = ((64 * 2**20, 3), (256 * 2**20, 2))
 """(bytes of all arrays, input sets in rotation) up to these sizes; beyond them one, which no cache holds anyway."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a case may need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a case and direction get beside their budget of timing. Less of it leaves time for more cases."""
+
+    designs: int | None = None
+    """Judge only the first few designs before timing; None judges all. At least two: the first call may compile."""
+    sets: int = SETS[0][1]
+    """The most input sets that rotate."""
+    calibrations: int = CALIBRATIONS
+    settle_s: float = SETTLE_S
 
 
 @dataclass
@@ -78,9 +91,12 @@ class Contender:
 class Session:
     """Workers, a folder of shared arrays, and what was learned about speeds; used in a ``with`` statement."""
 
-    def __init__(self, threads: int, seed: int = 0, precision: float = PRECISION) -> None:
+    def __init__(self, threads: int, seed: int = 0, precision: float = PRECISION, xp: Any = np) -> None:
+        """``xp``: the array module in which the float64 truth is computed; see bench.truth."""
         self.seed = seed
         self.precision = precision
+        self.effort = Effort()
+        self._xp = xp
         self._pool = pool.Pool(threads)
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=_shared_folder()))
         self._rates: dict[tuple[str, str, str], float] = {}
@@ -123,9 +139,9 @@ class Session:
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
         """Judge every implementation, then time those that are right, within ``budget_s`` seconds of timing."""
         contenders = [self._enter(case, direction, name) for name in names]
-        count = _sets(case, direction)
+        count = min(_sets(case, direction), self.effort.sets)
         self._leave_out_large(case, direction, contenders, count)
-        self._check(case, direction, contenders, budget_s)
+        self._check(case, direction, contenders, budget_s, self.effort.designs)
         _leave_out_slow(contenders, budget_s)
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
@@ -220,7 +236,14 @@ class Session:
             if reason and contender.is_running:
                 contender.end("OUT_OF_MEMORY", f"{reason}; try a smaller --batch, or fewer --impl")
 
-    def _check(self, case: Case, direction: str, contenders: Sequence[Contender], budget_s: float | None) -> None:
+    def _check(
+        self,
+        case: Case,
+        direction: str,
+        contenders: Sequence[Contender],
+        budget_s: float | None,
+        designs: int | None = None,
+    ) -> None:
         """Plan all, then judge each on every designed input. Competitors' errors are reported, not judged."""
         for contender in contenders:
             predicted = self._predicted(contender, case)
@@ -231,11 +254,11 @@ class Session:
                 contender.end("OVER_BUDGET", f"{reason} of {budget_s:g} s")
             else:
                 self._plan(contender, case)
-        for design in inputs.judged(case):
+        for design in inputs.judged(case)[:designs]:
             if not any(c.is_running for c in contenders):
                 return
             arrays = inputs.make(case, direction, design, self.seed)
-            truth = check.expected(case, direction, arrays)
+            truth = self._expected(case, direction, arrays)
             path = self._write(case, design, arrays)
             for contender in contenders:
                 if contender.is_running:
@@ -251,7 +274,7 @@ class Session:
         truths = []
         for i in range(count if any(c.is_running for c in contenders) else 0):
             arrays = inputs.make(case, direction, inputs.DENSE, self.seed + 1 + i)
-            truth = check.expected(case, direction, arrays)
+            truth = self._expected(case, direction, arrays)
             path = self._write(case, f"dense{i}", arrays)
             for contender in contenders:
                 if not contender.is_running:
@@ -267,6 +290,12 @@ class Session:
                 self._learn(contender, case)
         return truths
 
+    def _expected(self, case: Case, direction: str, arrays: Sequence[Array | None]) -> check.Expected:
+        """The truth for these inputs, and no more of the device than it takes."""
+        found = check.expected(case, direction, arrays, self._xp)
+        release(self._xp)
+        return found
+
     # --- timing ---
 
     def _time(
@@ -281,7 +310,7 @@ class Session:
         active = [c for c in contenders if c.is_running]
         if not active:
             return
-        time.sleep(SETTLE_S)
+        time.sleep(self.effort.settle_s)
         for contender in active:
             contender.row = replace(contender.row, repeatable=True)
             self._calibrate(contender, case, direction, truths)
@@ -319,7 +348,7 @@ class Session:
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
     ) -> None:
         """Find out how many warm calls make a sample; these samples are not kept."""
-        for _ in range(CALIBRATIONS if contender.seconds < WARM_BELOW_S else 0):
+        for _ in range(self.effort.calibrations if contender.seconds < WARM_BELOW_S else 0):
             self._sample(contender, case, direction, truths)
             if not contender.is_running:
                 return
