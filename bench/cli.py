@@ -286,6 +286,15 @@ def report(
         click.echo(formats.text(shown, form), nl=False)
 
 
+@main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def cuda_acceptance(arguments: tuple[str, ...]) -> None:
+    """Check and time everything on this machine's GPU in eight minutes, and write a page about it."""
+    from bench.__main__ import accept
+
+    sys.exit(accept(arguments))
+
+
 @main.group("datasets")
 def datasets_group() -> None:
     """What data sets there are, where their files are, and whether they are sound."""
