@@ -194,7 +194,7 @@ def _suites(options: Options) -> dict[str, Suite]:
     """The cases of every part that has some."""
     if options.suite:
         given = suites.load(options.suite)
-        return dict.fromkeys(("correctness", "networks", "grid"), given)
+        return {part: replace(given, name=f"{given.name} as {part}") for part in ("correctness", "networks", "grid")}
     networks, published = suites.load("networks"), suites.load("paper-large-kernels")
     columns = tuple(c for c in published.cases if isinstance(c.spec, ConvSpec) and c.spec.kernel[0] in COLUMNS)
     checked = (*suites.load("awkward").cases, *suites.within(networks, CHECKED_BYTES).cases)

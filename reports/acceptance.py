@@ -20,7 +20,7 @@ from bench import lines
 from bench.cuda_ceilings import COPY, FMA
 from bench.results import TIMED, Row, Run
 from bench.statistics import geometric_mean
-from impls import parse_case
+from impls import DIRECTIONS, OPS, parse_case
 from impls.specs import FORWARD, ConvSpec
 from reports import published, tables
 from reports.formats import (
@@ -38,6 +38,7 @@ from reports.formats import (
 WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
 KERNEL, END_TO_END = "kernel", "end to end"
 """Figures of a row, beside the resident one; a row has them where its device could measure them."""
+TIMED_PARTS = ("networks", "grid")
 WORST = 10
 AIM = 10.0
 """End to end at least so many times below the published times: a sanity line, since the card is another one."""
@@ -86,6 +87,7 @@ def read(files: Mapping[str, Path]) -> dict[str, Part]:
                 part.run = lines.run_of(record)
             else:
                 part.records[kind].append(record)
+        part.rows.sort(key=lambda row: (OPS.index(row.op), DIRECTIONS.index(row.direction)))
     return parts
 
 
@@ -96,11 +98,11 @@ def write_page(folder: Path, files: Mapping[str, Path]) -> tuple[tuple[Path, ...
     """
     parts = read(files)
     wrong = wrong_table(parts)
-    found = (wrong, *_tables(parts))
+    found = [*([wrong] if wrong.sections else []), *_tables(parts)]
     verdict = _verdict(wrong, parts)
     written = {
         folder / "report.md": "\n\n".join([f"# {_title(parts)}", f"**{verdict}**", *map(markdown_table, found)]) + "\n",
-        folder / "report.html": _html(_title(parts), verdict, found),
+        folder / "report.html": _html(_title(parts), verdict, bool(wrong.sections), found),
     }
     for path, text in written.items():
         path.write_text(text, encoding="utf-8")
@@ -154,21 +156,20 @@ def _title(parts: Mapping[str, Part]) -> str:
     machines = [record for part in parts.values() for record in part.records["machine"]]
     machines += [dict(part.run.machine) for part in parts.values() if part.run]
     name = machines[0].get("gpu") if machines else None
-    return f"CUDA acceptance: {name or 'no GPU (the simulator)'}"
+    return f"CUDA acceptance: {name or 'a device that nvidia-smi does not name'}"
 
 
 def _tables(parts: Mapping[str, Part]) -> list[Table]:
     """Everything else, in the order in which it is asked."""
     ceilings = {c["name"]: c for part in parts.values() for c in part.records["ceiling"]}
-    timed = [part for name in ("networks", "grid") if (part := parts.get(name)) and part.run]
+    timed = [parts[name] for name in TIMED_PARTS if name in parts]
     rows = [row for part in timed for row in part.rows]
     found = [parts_table(parts), *environment_tables(parts), ceilings_table(ceilings)]
-    for part in (part for part in parts.values() if part.run):
-        found.append(tables.summary(part.run, part.rows))
+    found += [tables.summary(part.run, part.rows) for part in parts.values() if part.run]
     found += [means_table(part) for part in timed]
     found += [bound_table(rows, ceilings), worst_table(rows), crossover_table(rows), published_table(rows)]
     found += [noise_table(rows)]
-    found += [tables.not_timed(part.run, part.rows) for part in timed]
+    found += [tables.not_timed(part.run, part.rows) for part in timed if part.run]
     return [table for table in found if table.sections]
 
 
@@ -453,10 +454,10 @@ def _table(
     return Table(title, headings, tuple(sections), frame, left, notes)
 
 
-def _html(title: str, verdict: str, found: Sequence[Table]) -> str:
+def _html(title: str, verdict: str, is_wrong: bool, found: Sequence[Table]) -> str:
     """One page without anything from elsewhere."""
-    alarm = ' class="alarm"' if found[0].sections else ""
-    body = "\n".join(html_table(table) for table in found if table.sections)
+    alarm = ' class="alarm"' if is_wrong else ""
+    body = "\n".join(map(html_table, found))
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f"<style>\n{_STYLE}</style>\n<h1>{escape(title)}</h1>\n<h2{alarm}>{escape(verdict)}</h2>\n{body}\n</html>\n"
@@ -470,7 +471,7 @@ def _results(folder: Path, parts: Mapping[str, Part]) -> tuple[Path, ...]:
     from reports.folder import write_results
 
     written: list[Path] = []
-    for name in ("networks", "grid"):
+    for name in TIMED_PARTS:
         part = parts.get(name)
         if part and part.run and _timed(part.rows):
             written += write_results(folder / name, part.run, part.rows)
