@@ -70,6 +70,9 @@ WISHED = (
 )
 """Packages that are used where they are; none is needed but one of numba-cuda and CuPy."""
 
+LISTING_SECONDS = 60.0
+"""Every library that an implementation needs is looked for within this time."""
+
 SANITIZER = "compute-sanitizer"
 TOOLS = ("memcheck", "racecheck", "initcheck")
 ERRORS_FOUND = 86
@@ -150,8 +153,9 @@ def _problem(options: Options) -> str | None:
     folder = options.output
     if options.page_only:
         return None if files(folder) else f"{folder} holds no part of an earlier run"
-    if folder.exists() and not folder.is_dir():
-        return f"{folder} is not a folder"
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return f"{folder} cannot be written: {there} is no folder, or not yours to write"
     if folder.is_dir() and any(folder.iterdir()):
         return f"{folder} is not empty, and two runs are never mixed: name a new one"
     return None
@@ -175,8 +179,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> None:
     """
     end = timing.CLOCK() + 60 * options.minutes * (1 - RESERVE)
     chosen = _suites(options)
-    entries = tuple(_records(["bench.listing"], seconds=end - timing.CLOCK()))
-    _require_device(entries)
+    entries, unlisted = _listed()
+    _require_device(entries, unlisted)
     options.output.mkdir(parents=True, exist_ok=True)
     xp, why_host = truth.array_module()
     with (
@@ -184,7 +188,7 @@ def run(options: Options, say: Callable[[str], None] = print) -> None:
         contextlib.suppress(OutOfTimeError),
         _alarm(end - timing.CLOCK()),
     ):
-        work = _Work(options, session, entries, chosen, why_host)
+        work = _Work(options, session, entries, unlisted, chosen, why_host)
         for number, part in enumerate(options.parts):
             now = timing.CLOCK()
             work.do(part, now + slice_of(max(end - now, 0), options.parts[number:]), say)
@@ -205,11 +209,21 @@ def _suites(options: Options) -> dict[str, Suite]:
     }
 
 
-def _require_device(entries: Sequence[Entry]) -> None:
-    """Raises NoDeviceError with the commonest reason if no implementation on CUDA can be used."""
+def _listed() -> tuple[tuple[Entry, ...], str]:
+    """Every implementation, and the reason why the list ends early, or nothing."""
+    entries: list[Entry] = []
+    try:
+        entries.extend(_records(["bench.listing"], LISTING_SECONDS))
+    except Failure as failure:
+        return tuple(entries), str(failure)
+    return tuple(entries), ""
+
+
+def _require_device(entries: Sequence[Entry], unlisted: str) -> None:
+    """Raises NoDeviceError with the commonest reason if no implementation of ours on CUDA can be used."""
     reasons = [entry["missing"] for entry in entries if entry["device"] == CUDA.name and not entry["competitor"]]
     if None not in reasons:
-        raise NoDeviceError(max(reasons, key=reasons.count, default="no implementation on CUDA was found"))
+        raise NoDeviceError(unlisted or max(reasons, key=reasons.count, default="no implementation on CUDA was found"))
 
 
 @dataclass
@@ -219,6 +233,8 @@ class _Work:
     options: Options
     session: Session
     entries: tuple[Entry, ...]
+    unlisted: str
+    """Why there may be more of them, or empty."""
     suites: Mapping[str, Suite]
     why_host: str
     """Why the truth is computed on the host, or empty."""
@@ -247,7 +263,7 @@ class _Work:
         lines.add("options", asdict(self.options))
         for entry in self.entries:
             lines.add("entry", entry)
-        return ""
+        return self.unlisted
 
     def _ceilings(self, lines: Lines, until: float) -> str:
         """What the device can do at most, measured."""
@@ -365,14 +381,16 @@ def _records(module: Sequence[str], seconds: float, prefix: Sequence[str] = ()) 
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     late = threading.Event()
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
             [*prefix, sys.executable, "-m", *module],
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
             start_new_session=True,
-        )
+        ) as process,
+    ):
 
         def stop() -> None:
             late.set()
@@ -402,7 +420,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it started."""
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-    process.wait()
 
 
 @contextlib.contextmanager
