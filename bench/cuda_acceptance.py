@@ -107,6 +107,17 @@ class Options:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line. Ends the program with status 2 and a sentence for what cannot be."""
+    parser = command_line()
+    values = vars(parser.parse_args(arguments))
+    options = Options(**values | {"parts": tuple(p for p in PARTS if p in values["parts"]) or PARTS})
+    problem = _problem(options)
+    if problem:
+        parser.error(problem)
+    return options
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options, and their help."""
     parser = argparse.ArgumentParser("cuda-acceptance", description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument(
@@ -132,12 +143,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="of the host's libraries")
     parser.add_argument("--seed", type=int, default=0, help="of all random inputs")
     parser.add_argument("--page-only", action="store_true", help="make the page anew from the files in DIR")
-    values = vars(parser.parse_args(arguments))
-    options = Options(**values | {"parts": tuple(p for p in PARTS if p in values["parts"]) or PARTS})
-    problem = _problem(options)
-    if problem:
-        parser.error(problem)
-    return options
+    return parser
 
 
 def _problem(options: Options) -> str | None:

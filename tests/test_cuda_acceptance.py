@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 import textwrap
 import time
@@ -22,6 +23,7 @@ from bench.results import Failure, Interval, Row, Run
 from impls import parse_case
 from reports import acceptance
 
+ROOT = Path(__file__).parents[1]
 CASE = "conv2d:8x16x16x4,k3x3,f8"
 ENTRY = {"op": "conv2d", "name": "numba_cuda_direct", "device": "cuda", "competitor": False, "missing": None}
 ROW = Row("conv2d", "forward", CASE.partition(":")[2], "numba_cuda_direct", "cuda", False, "direct", "float32", "OK")
@@ -323,16 +325,17 @@ def test_the_installed_command_is_the_same_program(tmp_path):
     assert "--minutes 0.1 is too little" in found.output + (found.stderr if found.stderr_bytes else "")
 
 
-def test_every_command_of_the_page_for_a_new_gpu_exists():
+def test_what_the_page_for_a_new_gpu_says_exists():
+    """Its commands, the options of the acceptance, its tox environments, its parts."""
     from bench.cli import main
 
-    root = Path(__file__).parents[1]
-    words = [
-        line.split() for line in (root / "docs" / "new-gpu.md").read_text().splitlines() if line.startswith("    ")
-    ]
-    commands = {line[1] for line in words if line[0] == "layerbench"}
-    commands |= {line[3] for line in words if line[:3] == ["python", "-m", "bench"]}
+    text = (ROOT / "docs" / "new-gpu.md").read_text()
+    commands = set(re.findall(r"^    (?:layerbench|python -m bench) ([a-z-]+)", text, re.MULTILINE))
     assert {"list", "cuda-acceptance", "verify", "run"} <= commands <= set(main.commands)
-    environments = {line[line.index("-e") + 1] for line in words if line[0] == "tox"}
-    assert {"cuda", "cuda13"} <= environments
-    assert all(f"[testenv:{name}]" in (root / "tox.ini").read_text() for name in environments)
+    options = set(re.findall(r"(--[a-z-]+)", " ".join(re.findall(r"cuda-acceptance(.*)", text))))
+    assert {"--minutes", "--megabytes", "--page-only"} <= options
+    assert options <= set(cuda_acceptance.command_line()._option_string_actions)
+    environments = set(re.findall(r"tox -e (\w+)", text))
+    assert environments == {"cuda", "cuda13"}
+    assert all(f"[testenv:{name}]" in (ROOT / "tox.ini").read_text() for name in environments)
+    assert [word for word in re.findall(r"^\| (\w+) \|", text, re.MULTILINE) if word in PARTS] == list(PARTS)
