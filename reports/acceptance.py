@@ -36,7 +36,7 @@ from reports.formats import (
 )
 
 WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
-KERNEL, END_TO_END = "kernel", "end to end"
+KERNEL, END_TO_END = "kernel", "end_to_end"
 """Figures of a row, beside the resident one; a row has them where its device could measure them."""
 TIMED_PARTS = ("networks", "grid")
 WORST = 10
@@ -391,13 +391,17 @@ def noise_table(rows: Sequence[Row]) -> Table:
         widths = [(r.high_s - r.low_s) / 2 / r.median_s for r in own if r.high_s and r.low_s and r.median_s]
         noisy = sum(row.status == "NOISY" for row in own)
         unlike = sum(row.repeatable is False for row in own)
-        shown.append(Line((name, str(len(own)), str(noisy), f"{median(widths):.1%}", str(unlike))))
+        dirty = sum(getattr(row, "dirty_samples", None) or 0 for row in own)
+        shown.append(Line((name, str(len(own)), str(noisy), f"{median(widths):.1%}", str(dirty), str(unlike))))
     return _table(
         "Noise",
-        ("implementation", "timed", "noisy", "median width", "bits differ"),
+        ("implementation", "timed", "noisy", "median width", "dirty samples", "bits differ"),
         [Section("", tuple(shown))] if shown else [],
         left=("implementation",),
-        notes=("width: half of the 95 % interval of the median over the median",),
+        notes=(
+            "width: half of the 95 % interval of the median over the median",
+            "dirty: taken while the device was throttled, slowed down or shared",
+        ),
     )
 
 
