@@ -36,10 +36,13 @@ def accept(arguments: Sequence[str]) -> int:
     except (SpecError, OSError) as error:
         print(f"layerbench: {error}", file=sys.stderr)
         return 2
-    if not cuda_acceptance.files(options.output):
+    files = cuda_acceptance.files(options.output)
+    if not files:
         return 130
-    paths, is_right = acceptance.write_page(options.output, cuda_acceptance.files(options.output))
+    paths, is_right = acceptance.write_page(options.output, files)
     print(*paths, sep="\n")
+    if options.page_only:  # figures take longer than the time that is kept for the page
+        print(*acceptance.write_results(options.output, files), sep="\n")
     return 130 if stopped else 0 if is_right else 1
 
 

@@ -142,7 +142,11 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="of the host's libraries")
     parser.add_argument("--seed", type=int, default=0, help="of all random inputs")
-    parser.add_argument("--page-only", action="store_true", help="make the page anew from the files in DIR")
+    parser.add_argument(
+        "--page-only",
+        action="store_true",
+        help="make the page anew from the files in DIR, and figures where matplotlib is",
+    )
     return parser
 
 

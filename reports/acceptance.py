@@ -24,6 +24,7 @@ from impls import DIRECTIONS, OPS, parse_case
 from impls.specs import FORWARD, ConvSpec
 from reports import published, tables
 from reports.formats import (
+    MISSING,
     TIMES,
     Line,
     Section,
@@ -92,10 +93,7 @@ def read(files: Mapping[str, Path]) -> dict[str, Part]:
 
 
 def write_page(folder: Path, files: Mapping[str, Path]) -> tuple[tuple[Path, ...], bool]:
-    """Write report.md and report.html, and a results folder per timed part where matplotlib is there.
-
-    Returns what was written, and whether nothing of ours is wrong.
-    """
+    """Write report.md and report.html; what was written, and whether nothing of ours is wrong."""
     parts = read(files)
     wrong = wrong_table(parts)
     found = [*([wrong] if wrong.sections else []), *_tables(parts)]
@@ -106,7 +104,17 @@ def write_page(folder: Path, files: Mapping[str, Path]) -> tuple[tuple[Path, ...
     }
     for path, text in written.items():
         path.write_text(text, encoding="utf-8")
-    return (*written, *_results(folder, parts)), not wrong.sections
+    return tuple(written), not wrong.sections
+
+
+def write_results(folder: Path, files: Mapping[str, Path]) -> tuple[Path, ...]:
+    """Write what ``layerbench report --output`` writes of a run, for every timed part; nothing without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return ()
+    from reports.folder import write_results as write_run
+
+    timed = [part for name, part in read(files).items() if name in TIMED_PARTS and _timed(part.rows)]
+    return tuple(path for part in timed if part.run for path in write_run(folder / part.name, part.run, part.rows))
 
 
 def wrong_table(parts: Mapping[str, Part]) -> Table:
@@ -392,7 +400,8 @@ def noise_table(rows: Sequence[Row]) -> Table:
         noisy = sum(row.status == "NOISY" for row in own)
         unlike = sum(row.repeatable is False for row in own)
         dirty = sum(getattr(row, "dirty_samples", None) or 0 for row in own)
-        shown.append(Line((name, str(len(own)), str(noisy), f"{median(widths):.1%}", str(dirty), str(unlike))))
+        width = f"{median(widths):.1%}" if widths else MISSING
+        shown.append(Line((name, str(len(own)), str(noisy), width, str(dirty), str(unlike))))
     return _table(
         "Noise",
         ("implementation", "timed", "noisy", "median width", "dirty samples", "bits differ"),
@@ -466,17 +475,3 @@ def _html(title: str, verdict: str, is_wrong: bool, found: Sequence[Table]) -> s
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f"<style>\n{_STYLE}</style>\n<h1>{escape(title)}</h1>\n<h2{alarm}>{escape(verdict)}</h2>\n{body}\n</html>\n"
     )
-
-
-def _results(folder: Path, parts: Mapping[str, Part]) -> tuple[Path, ...]:
-    """What ``layerbench report --output`` writes of a run, for every timed part; nothing where figures cannot be."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return ()
-    from reports.folder import write_results
-
-    written: list[Path] = []
-    for name in TIMED_PARTS:
-        part = parts.get(name)
-        if part and part.run and _timed(part.rows):
-            written += write_results(folder / name, part.run, part.rows)
-    return tuple(written)

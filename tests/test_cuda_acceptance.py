@@ -320,6 +320,18 @@ def test_a_competitor_that_is_wrong_is_not_ours_to_mend():
     assert not acceptance.wrong_table({"networks": acceptance.Part("networks", RUN, rows)}).sections
 
 
+def test_a_part_becomes_a_results_folder_of_the_kind_that_is_kept(tmp_path):
+    file = Lines(tmp_path / "4-networks.jsonl")
+    file.add("run", dataclasses.asdict(RUN))
+    for row in rivals_of(dataclasses.replace(ROW, samples_s=(1.0, 1.1, 0.9)), torch_cuda="float32"):
+        file.add_row(row)
+    file.add("end", {"left_out": "", "seconds": 1})
+    assert accept(["-o", str(tmp_path), "--page-only"]) == 0
+    assert "float32: conv2d forward" in (tmp_path / "report.md").read_text()
+    assert "torch_cuda" in (tmp_path / "networks" / "measurements.csv").read_text()
+    assert (tmp_path / "networks" / "README.md").exists()
+
+
 def test_a_part_without_an_end_was_cut_off(tmp_path):
     path = Lines(tmp_path / "4-networks.jsonl").path
     path.write_text(json.dumps({"run": dataclasses.asdict(RUN)}) + "\n")
