@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from bench.inputs import INTEGERS
 from impls import Case, reference
+from impls.arrays import array_module
 from impls.contract import FFT, FLOAT64, TF32
 from impls.conv2d.reference import groups
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, PoolSpec, arguments
@@ -46,7 +47,10 @@ BLOCK_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Expected:
-    """What a call should give: per output its float64 value, and what the bound is made of."""
+    """What a call should give: per output its float64 value, and what the bound is made of.
+
+    The arrays lie where the reference computed them, on the host or on a device; results are judged there.
+    """
 
     values: tuple[Array | None, ...]
     magnitudes: tuple[Array | None, ...]
@@ -68,16 +72,17 @@ class Judgement:
         return self.bounds <= 1.0
 
 
-def expected(case: Case, direction: str, inputs: Sequence[Array | None]) -> Expected:
-    """The float64 result for these inputs, with the magnitudes and counts of its sums."""
+def expected(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any = np) -> Expected:
+    """The float64 result for these inputs, with the magnitudes and counts of its sums; ``xp`` (or CuPy) computes it."""
     linear = _without_activation(case)
+    inputs = [_map(xp.asarray, a) for a in inputs]
     if isinstance(case.spec, PoolSpec):
-        return _expected_pool(case, direction, inputs)
-    magnitudes = _reference(linear, direction, [_map(np.abs, a) for a in inputs])
+        return _expected_pool(case, direction, inputs, xp)
+    magnitudes = _reference(linear, direction, [_map(abs, a) for a in inputs], xp)
     indicators = [_map(_indicator, a) for a in inputs]
     if direction == FORWARD:
-        indicators[2] = _map(np.zeros_like, inputs[2])
-    return Expected(_reference(case, direction, inputs), magnitudes, _reference(linear, direction, indicators))
+        indicators[2] = _map(xp.zeros_like, inputs[2])
+    return Expected(_reference(case, direction, inputs, xp), magnitudes, _reference(linear, direction, indicators, xp))
 
 
 def bound(
@@ -103,7 +108,7 @@ def bound(
     first = truth.values[0]
     if algorithm == FFT and isinstance(case.spec, ConvSpec) and first is not None:
         norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
-        bounds[0] = np.broadcast_to(norm + tiny, first.shape)
+        bounds[0] = array_module(first).broadcast_to(_like(norm + tiny, first), first.shape)
     return tuple(bounds)
 
 
@@ -116,20 +121,22 @@ def judge(
     for name, got, value, limit in zip(names, outputs, truth.values, bounds, strict=True):
         if got is None or value is None or limit is None:
             continue
+        xp = array_module(value)
         with np.errstate(invalid="ignore", over="ignore"):
-            ratio = np.abs(got.astype(np.float64) - value) / limit
-        ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+            ratio = abs(_like(got, value).astype(np.float64) - value) / limit
+        ratio = xp.where(xp.isfinite(ratio), ratio, np.inf).ravel()
         place = int(ratio.argmax())
-        if ratio.flat[place] > worst.bounds:
+        if ratio[place] > worst.bounds:
             index = tuple(int(i) for i in np.unravel_index(place, got.shape))
-            text = f"{name}{list(index)} is {got.flat[place]:.9g}, should be {value.flat[place]:.9g}"
-            worst = Judgement(float(ratio.flat[place]), text)
+            text = f"{name}{list(index)} is {got.flat[place]:.9g}, should be {float(value.ravel()[place]):.9g}"
+            worst = Judgement(float(ratio[place]), text)
     return worst
 
 
 def judge_exact(case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected) -> Judgement:
     """0 where every element has the exact value, else inf: for integers in direct sums, and for maxima."""
-    zero_width = tuple(None if v is None else np.full(v.shape, np.finfo(np.float64).tiny) for v in truth.values)
+    tiny = np.finfo(np.float64).tiny
+    zero_width = tuple(_map(lambda v: array_module(v).full(v.shape, tiny), v) for v in truth.values)
     judgement = judge(case, direction, outputs, truth, zero_width)
     return judgement if judgement.bounds == 0 else Judgement(math.inf, judgement.where)
 
@@ -153,9 +160,9 @@ def dense_error(case: Case, direction: str, outputs: Sequence[Array | None], tru
     for got, value in zip(outputs, truth.values, strict=True):
         if got is None or value is None:
             continue
-        rms = float(np.sqrt(np.mean(np.square(value)))) or 1.0
+        rms = math.sqrt(float((value * value).mean())) or 1.0
         with np.errstate(invalid="ignore", over="ignore"):
-            error = float(np.max(np.abs(got.astype(np.float64) - value)))
+            error = float(abs(_like(got, value).astype(np.float64) - value).max())
         scale = math.sqrt(case.spec.terms_of(direction)) * u * rms
         worst = max(worst, error / scale if math.isfinite(error) else math.inf)
     return worst
@@ -194,28 +201,28 @@ def _judge_rounded(
         if got is None or value is None or limit is None:
             continue
         sure = limit < 0.5
-        if not np.array_equal(np.rint(got)[sure], value[sure]):
+        if not bool((_like(got, value).round() == value)[sure].all()):
             return Judgement(max(judgement.bounds, math.inf), "rounded integers differ from the exact ones")
     return judgement
 
 
-def _expected_pool(case: Case, direction: str, inputs: Sequence[Array | None]) -> Expected:
+def _expected_pool(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any) -> Expected:
     """Pooling: the windows over an element give its count; the result on absolute values its magnitude."""
     spec = case.spec
-    values = _reference(case, direction, inputs)
-    positive = [_map(np.abs, a) for a in inputs] if direction == FORWARD else [*inputs[:2], _map(np.abs, inputs[2])]
-    magnitudes = _reference(case, direction, positive)
-    counts = tuple(None if v is None else np.full(v.shape, float(spec.terms_of(direction))) for v in values)
+    values = _reference(case, direction, inputs, xp)
+    positive = [_map(abs, a) for a in inputs] if direction == FORWARD else [*inputs[:2], _map(abs, inputs[2])]
+    magnitudes = _reference(case, direction, positive, xp)
+    counts = tuple(_map(lambda v: xp.full(v.shape, float(spec.terms_of(direction))), v) for v in values)
     return Expected(values, magnitudes, counts)
 
 
-def _reference(case: Case, direction: str, inputs: Sequence[Array | None]) -> tuple[Array | None, ...]:
+def _reference(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any) -> tuple[Array | None, ...]:
     """The reference's float64 outputs, computed in blocks of samples so that memory stays bounded."""
     spec = replace(case.spec, dtype=FLOAT64)
     per_sample = 8 * sum(math.prod(s) for s in (spec.x_shape, spec.y_shape)) // spec.batch
     block = max(1, min(spec.batch, BLOCK_BYTES // (8 * per_sample)))
     outputs: list[Array | None] = [
-        None if a.shape is None else np.zeros(a.shape) for a in arguments(spec, direction) if a.is_output
+        None if a.shape is None else xp.zeros(a.shape) for a in arguments(spec, direction) if a.is_output
     ]
     batched = [a.name in ("x", "y", "dy", "out", "dx") for a in arguments(spec, direction)]
     for start in range(0, spec.batch, block):
@@ -224,7 +231,7 @@ def _reference(case: Case, direction: str, inputs: Sequence[Array | None]) -> tu
         cut = [a if a is None or not split else a[start:stop] for a, split in zip(inputs, batched, strict=False)]
         plan = reference(case.op).plan(part, (direction,))
         if direction == GRAD_WEIGHTS:
-            sums = [None if o is None else np.empty_like(o) for o in outputs]
+            sums = [_map(xp.empty_like, o) for o in outputs]
             plan.grad_weights(*cut, *sums)
             for total, addend in zip(outputs, sums, strict=True):
                 if total is not None and addend is not None:
@@ -265,9 +272,21 @@ def _channel_norms(spec: ConvSpec, direction: str, inputs: Sequence[Array | None
     return norms if bias is None else norms + np.abs(bias)
 
 
-def _map(function: Any, array: Array | None) -> Array | None:
-    return None if array is None else np.asarray(function(array))
+def _map(function: Any, array: Array | None) -> Any:
+    return None if array is None else function(array)
 
 
-def _indicator(array: Array) -> Array:
-    return np.asarray(array != 0, np.float64)
+def _indicator(array: Array) -> Any:
+    return (array != 0).astype(np.float64)
+
+
+def _like(array: Array, other: Array) -> Array:
+    """The array where the other one lies."""
+    moved: Array = array_module(other).asarray(array)
+    return moved
+
+
+def _spread(channels: Array, like: Array) -> Array:
+    """One value per channel, at every element of the other array."""
+    spread: Array = array_module(like).broadcast_to(_like(channels, like), like.shape)
+    return spread

@@ -90,7 +90,7 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 _selection = _options(
-    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, or a file."),
+    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, awkward, a file."),
     click.option(
         "--case",
         "cases",
@@ -295,6 +295,15 @@ def report(
         formats.show(shown, _console())
     else:
         click.echo(formats.text(shown, form), nl=False)
+
+
+@main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def cuda_acceptance(arguments: tuple[str, ...]) -> None:
+    """Check and time everything on this machine's GPU in eight minutes, and write a page about it."""
+    from bench.__main__ import accept
+
+    sys.exit(accept(arguments))
 
 
 @main.group("datasets")

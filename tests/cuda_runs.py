@@ -19,7 +19,7 @@ from impls import registry
 from impls.contract import FFT, Implementation, Plan
 from impls.cuda_setup import KERNELS, Kernel, Launch
 from impls.specs import FORWARD, GRAD_WEIGHTS, OPS, Case, PoolSpec, Shape, arguments, parse_case
-from tests.shapes import SHAPES
+from bench.awkward import SHAPES
 
 PREFIX = "numba_cuda_"
 

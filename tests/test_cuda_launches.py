@@ -12,7 +12,7 @@ from impls.cuda_setup import MAX_BLOCKS, Kernel, Launch
 from impls.specs import Case, parse_case, traffic
 from tests.cuda_golden import PROCESSORS, read
 from tests.cuda_runs import ENTRIES
-from tests.shapes import SHAPES
+from bench.awkward import SHAPES
 
 GOLDEN = read()
 PUBLISHED = tuple(case for name in ("paper-large-kernels", "networks") for case in suites.load(name).cases)
