@@ -32,7 +32,7 @@ os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 try:
-    from numba import cuda
+    from numba import cuda as cuda  # kernels import it from here
 except ImportError:  # a numba without its own target, or a numba-cuda without its bindings
     cuda = None
 

@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 import numpy as np
 
+from bench.awkward import SHAPES
 from impls import registry
 from impls.contract import FFT, Implementation, Plan
 from impls.cuda_setup import KERNELS, Kernel, Launch
 from impls.specs import FORWARD, GRAD_WEIGHTS, OPS, Case, PoolSpec, Shape, arguments, parse_case
-from bench.awkward import SHAPES
 
 PREFIX = "numba_cuda_"
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from bench import suites
+from bench.awkward import SHAPES
 from impls import cuda_setup, registry
 from impls.cuda_setup import MAX_BLOCKS, Kernel, Launch
 from impls.specs import Case, parse_case, traffic
 from tests.cuda_golden import PROCESSORS, read
 from tests.cuda_runs import ENTRIES
-from bench.awkward import SHAPES
 
 GOLDEN = read()
 PUBLISHED = tuple(case for name in ("paper-large-kernels", "networks") for case in suites.load(name).cases)

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from bench import check, inputs, local
+from bench.awkward import SHAPES
 from impls import Case, cupy_setup, get, parse
 from impls.contract import FLOAT32, TF32, Implementation, Plan
 from impls.devices import CPU
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, directions_of
-from bench.awkward import SHAPES
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
