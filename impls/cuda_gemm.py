@@ -30,6 +30,7 @@ import numpy as np
 from numba.core import config
 
 from impls.cuda_setup import (
+    BLOCK,
     FLAG,
     PAIR,
     VECTOR,
@@ -40,7 +41,6 @@ from impls.cuda_setup import (
     cuda,
     device_function,
     kernel,
-    one_thread_each,
 )
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec, Pair, Shape
 
@@ -72,6 +72,9 @@ ENOUGH_THREADS = 132 * 512
 MIN_STEPS = 4
 """Steps of DEPTH in a slice, at least: below, adding the slices costs more than it gains."""
 
+MANY_SLICES = 64
+"""Slices that one thread would take too long to add, where the values are few."""
+
 MAX_PARTIAL = 1 << 22
 """Values of scratch for slices (16 MB, which stay in the second cache), unless one slice alone is more."""
 
@@ -89,17 +92,16 @@ class Tile:
     height: int
     width: int
     speed: float
-    """Estimated share of multiply-adds among the instructions, relative to each other: to choose by, never reported."""
+    """Share of multiply-adds among the instructions of the inner loops, compiled for sm_90: to choose by."""
 
     @property
     def threads(self) -> int:
         """Of a block."""
         return self.rows // self.height * (self.columns // self.width)
 
-    @property
-    def shared_bytes(self) -> int:
-        """A tile of each factor, and where three kinds of index are."""
-        return 4 * (DEPTH * (self.rows + self.columns + 2 * PAD) + 3 * max(self.rows, self.threads))
+    def shared_bytes(self, pixels: int) -> int:
+        """A tile of each factor, and three indices for each decoded pixel."""
+        return 4 * (DEPTH * (self.rows + self.columns + 2 * PAD) + 3 * pixels)
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}"
@@ -110,11 +112,10 @@ class Tile:
 
 
 TILES = (
-    Tile(128, 128, 8, 8, speed=1.0),
-    Tile(128, 64, 8, 8, speed=0.95),
-    Tile(128, 32, 8, 4, speed=0.75),
-    Tile(128, 16, 4, 4, speed=0.5),
-    Tile(32, 32, 4, 4, speed=0.5),
+    Tile(128, 64, 8, 8, speed=0.65),
+    Tile(128, 32, 8, 4, speed=0.55),
+    Tile(128, 16, 4, 4, speed=0.4),
+    Tile(32, 32, 4, 4, speed=0.4),
 )
 
 
@@ -132,16 +133,17 @@ def _accumulation(tile: Tile) -> Any:
 
     @device_function
     def accumulate(sums, column, row, a, b, at_a, at_b):
-        for _ in range(DEPTH):
-            for i in range(height):
-                column[i] = a[at_a + np.uint64(i // 4 * down + i % 4)]
-            for j in range(width):
-                row[j] = b[at_b + np.uint64(j // 4 * across + j % 4)]
-            for i in range(height):
+        for _ in range(DEPTH // 2):
+            for _ in range(2):
+                for i in range(height):
+                    column[i] = a[at_a + np.uint64(i // 4 * down + i % 4)]
                 for j in range(width):
-                    sums[i * width + j] += column[i] * row[j]
-            at_a += a_row
-            at_b += b_row
+                    row[j] = b[at_b + np.uint64(j // 4 * across + j % 4)]
+                for i in range(height):
+                    for j in range(width):
+                        sums[i * width + j] += column[i] * row[j]
+                at_a += a_row
+                at_b += b_row
 
     return accumulate
 
@@ -153,12 +155,14 @@ def _multiplication(tile: Tile, *, turned: bool) -> Kernel:
     a_row, b_row, results = rows + PAD, columns + PAD, height * width
     a_size, b_size = DEPTH * a_row, DEPTH * b_row
     a_loads, b_loads = rows * DEPTH // threads, columns * DEPTH // threads
+    a_down = threads // DEPTH
+    b_down, b_right = (0, threads // DEPTH) if turned else (threads // columns, 0)
     accumulate = _accumulation(tile)
 
     @kernel(
         *(VECTOR, TABLE, TABLE, VECTOR, VECTOR, VECTOR, SHAPE, SHAPE, PAIR, PAIR, NUMBER, NUMBER, FLAG),
         threads=threads,
-        shared_bytes=tile.shared_bytes,
+        shared_bytes=tile.shared_bytes(rows),
         variant=f"{tile} turned" if turned else str(tile),
     )
     def _multiply(
@@ -181,9 +185,11 @@ def _multiplication(tile: Tile, *, turned: bool) -> Kernel:
         thread = cuda.threadIdx.x
         part = cuda.blockIdx.y
         group, phase = cuda.blockIdx.z % groups, cuda.blockIdx.z // groups
-        inputs, outputs = source_shape[3] // groups, out_shape[3] // groups
+        batch, source_high, source_wide, channels = source_shape
+        _, out_high, out_wide, out_channels = out_shape
+        inputs, outputs = channels // groups, out_channels // groups
         high, wide = phases[phase, 0], phases[phase, 1]
-        pixels = source_shape[0] * high * wide
+        pixels = batch * high * wide
         tiles_across = (outputs + columns - 1) // columns
         first_pixel = cuda.blockIdx.x // tiles_across * rows
         first_output = cuda.blockIdx.x % tiles_across * columns
@@ -196,65 +202,62 @@ def _multiplication(tile: Tile, *, turned: bool) -> Kernel:
             n, i = rest // high, rest % high
             down, right = i * source_step[0], j * source_step[1]
             positions[thread] = (down << 16) + right
-            corners[thread] = (
-                (n * source_shape[1] + down) * source_shape[2] + right
-            ) * source_shape[3] + group * inputs
+            corners[thread] = ((n * source_high + down) * source_wide + right) * channels + group * inputs
             i, j = phases[phase, 2] + i * out_step[0], phases[phase, 3] + j * out_step[1]
-            target = ((n * out_shape[1] + i) * out_shape[2] + j) * out_shape[3] + group * outputs
+            target = ((n * out_high + i) * out_wide + j) * out_channels + group * outputs
             targets[thread] = target if first_pixel + thread < pixels else -1
         cuda.syncthreads()
 
         a_k, a_m = thread % DEPTH, thread // DEPTH
+        b_k, b_n = (a_k, a_m) if turned else (thread // columns, thread % columns)
+        weight = first_output + b_n
+        b_start = group * inputs + weight * channels if turned else group * outputs + weight
+        a_store, b_store = np.uint64(a_k * a_row + a_m), np.uint64(b_k * b_row + b_n)
         for r in range(a_loads):
-            a_positions[r] = positions[a_m + r * (threads // DEPTH)]
-            a_corners[r] = corners[a_m + r * (threads // DEPTH)]
+            a_positions[r] = positions[a_m + r * a_down]
+            a_corners[r] = corners[a_m + r * a_down]
         for r in range(results):
             sums[r] = ZERO
-        last_position = np.int32(((source_shape[1] - 1) << 16) + source_shape[2] - 1)
+        last_position = np.int32(((source_high - 1) << 16) + source_wide - 1)
         at_a = np.uint64(thread // across * 4)
         at_b = np.uint64(thread % across * 4)
         first = phases[phase, 4] + part * phases[phase, 5] // slices
         past = phases[phase, 4] + (part + 1) * phases[phase, 5] // slices
         for step in range(first, past + 1):  # loads run one step ahead of sums
             if step < past:
-                shift = table[0, step * DEPTH + a_k]
-                offset = table[1, step * DEPTH + a_k]
+                k = np.uint64(step * DEPTH + a_k)
+                shift, offset = table[0, k], table[1, k]
                 for r in range(a_loads):
                     a_next[r] = ZERO
                     if _inside(np.int32(a_positions[r] + shift), last_position):
-                        a_next[r] = source[np.uint32(a_corners[r] + offset)]
+                        a_next[r] = source[np.uint64(np.int32(a_corners[r] + offset))]
                 for r in range(b_loads):
-                    if turned:
-                        b_k, b_n = a_k, a_m + r * (threads // DEPTH)
-                        stride, start = source_shape[3], group * inputs
-                    else:
-                        b_k, b_n = thread // columns + r * (threads // columns), thread % columns
-                        stride, start = 1, group * outputs
-                    place = table[2, step * DEPTH + b_k]
+                    k = np.uint64(step * DEPTH + b_k + r * b_down)
+                    place, output = table[2, k], first_output + b_n + r * b_right
                     b_next[r] = ZERO
-                    if place >= 0 and first_output + b_n < outputs:
-                        b_next[r] = weights[np.uint32(place + start + (first_output + b_n) * stride)]
+                    if place >= 0 and output < outputs:
+                        b_next[r] = weights[np.uint64(np.int32(place + b_start + r * b_right * channels))]
             if step > first:
                 accumulate(sums, column, row, a, b, at_a, at_b)
             cuda.syncthreads()
             if step < past:
                 for r in range(a_loads):
-                    a[a_k * a_row + a_m + r * (threads // DEPTH)] = a_next[r]
+                    a[a_store + np.uint64(r * a_down)] = a_next[r]
                 for r in range(b_loads):
-                    if turned:
-                        b[a_k * b_row + a_m + r * (threads // DEPTH)] = b_next[r]
-                    else:
-                        b[(thread // columns + r * (threads // columns)) * b_row + thread % columns] = b_next[r]
+                    b[b_store + np.uint64(r * (b_down * b_row + b_right))] = b_next[r]
             cuda.syncthreads()
 
-        start = part * source_shape[0] * out_shape[1] * out_shape[2] * out_shape[3]
+        start = part * batch * out_high * out_wide * out_channels
+        for j in range(width):
+            output = first_output + j // 4 * (across * 4) + thread % across * 4 + j % 4
+            row[j] = bias[group * outputs + output] if output < outputs else ZERO
         for i in range(height):
             target = targets[i // 4 * (rows // height * 4) + thread // across * 4 + i % 4]
             if target >= 0:
                 for j in range(width):
                     output = first_output + j // 4 * (across * 4) + thread % across * 4 + j % 4
                     if output < outputs:
-                        total = sums[i * width + j] + bias[group * outputs + output]
+                        total = sums[i * width + j] + row[j]
                         if relu and total < ZERO:
                             total = ZERO
                         out[np.uint64(start + target + output)] = total
@@ -274,7 +277,7 @@ def _correlation(tile: Tile) -> Kernel:
     @kernel(
         *(VECTOR, TABLE, VECTOR, VECTOR, SHAPE, SHAPE, PAIR, NUMBER, NUMBER, NUMBER),
         threads=threads,
-        shared_bytes=tile.shared_bytes,
+        shared_bytes=tile.shared_bytes(threads),
         variant=str(tile),
     )
     def _correlate(source, table, dy, partial, source_shape, dy_shape, source_step, groups, slices, items):
@@ -292,21 +295,24 @@ def _correlation(tile: Tile) -> Kernel:
 
         thread = cuda.threadIdx.x
         part, group = cuda.blockIdx.y, cuda.blockIdx.z
-        inputs, outputs = source_shape[3] // groups, dy_shape[3] // groups
+        batch, source_high, source_wide, channels = source_shape
+        _, high, wide, filters = dy_shape
+        inputs, outputs = channels // groups, filters // groups
         tiles_across = (outputs + columns - 1) // columns
         first_k = cuda.blockIdx.x // tiles_across * rows
         first_output = cuda.blockIdx.x % tiles_across * columns
-        pixels = dy_shape[0] * dy_shape[1] * dy_shape[2]
+        pixels = batch * high * wide
         steps = (pixels + DEPTH - 1) // DEPTH
 
         a_k, a_m = thread % rows, thread // rows
         b_n, b_m = thread % columns, thread // columns
+        a_store, b_store = np.uint64(a_m * a_row + a_k), np.uint64(b_m * b_row + b_n)
         shift = table[0, first_k + a_k]
         offset = table[1, first_k + a_k]
         fill = np.float32(table[2, first_k + a_k])
         for r in range(results):
             sums[r] = ZERO
-        last_position = np.int32(((source_shape[1] - 1) << 16) + source_shape[2] - 1)
+        last_position = np.int32(((source_high - 1) << 16) + source_wide - 1)
         at_a = np.uint64(thread // across * 4)
         at_b = np.uint64(thread % across * 4)
         first, past = part * steps // slices, (part + 1) * steps // slices
@@ -315,67 +321,84 @@ def _correlation(tile: Tile) -> Kernel:
                 slot = (step - first) * DEPTH % threads
                 if slot == 0:  # as many pixels as there are threads are decoded at a time
                     pixel = min(step * DEPTH + thread, pixels - 1)
-                    rest, j = pixel // dy_shape[2], pixel % dy_shape[2]
-                    n, i = rest // dy_shape[1], rest % dy_shape[1]
+                    rest, j = pixel // wide, pixel % wide
+                    n, i = rest // high, rest % high
                     down, right = i * source_step[0], j * source_step[1]
                     positions[thread] = (down << 16) + right
-                    corners[thread] = (
-                        (n * source_shape[1] + down) * source_shape[2] + right
-                    ) * source_shape[3] + group * inputs
-                    target = pixel * dy_shape[3] + group * outputs
+                    corners[thread] = ((n * source_high + down) * source_wide + right) * channels + group * inputs
+                    target = pixel * filters + group * outputs
                     targets[thread] = target if step * DEPTH + thread < pixels else -1
                     cuda.syncthreads()
                 for r in range(a_loads):
-                    m = slot + a_m + r * (threads // rows)
+                    m = np.uint64(slot + a_m + r * (threads // rows))
                     a_next[r] = fill
                     if _inside(np.int32(positions[m] + shift), last_position):
-                        a_next[r] = source[np.uint32(corners[m] + offset)]
+                        a_next[r] = source[np.uint64(np.int32(corners[m] + offset))]
                 for r in range(b_loads):
-                    target = targets[slot + b_m + r * (threads // columns)]
+                    target = targets[np.uint64(slot + b_m + r * (threads // columns))]
                     b_next[r] = ZERO
                     if target >= 0 and first_output + b_n < outputs:
-                        b_next[r] = dy[np.uint32(target + first_output + b_n)]
+                        b_next[r] = dy[np.uint64(np.int32(target + first_output + b_n))]
             if step > first:
                 accumulate(sums, column, row, a, b, at_a, at_b)
             cuda.syncthreads()
             if step < past:
                 for r in range(a_loads):
-                    a[(a_m + r * (threads // rows)) * a_row + a_k] = a_next[r]
+                    a[a_store + np.uint64(r * (threads // rows) * a_row)] = a_next[r]
                 for r in range(b_loads):
-                    b[(b_m + r * (threads // columns)) * b_row + b_n] = b_next[r]
+                    b[b_store + np.uint64(r * (threads // columns) * b_row)] = b_next[r]
             cuda.syncthreads()
 
         for i in range(height):
             k = first_k + i // 4 * (rows // height * 4) + thread // across * 4 + i % 4
             for j in range(width):
                 output = first_output + j // 4 * (across * 4) + thread % across * 4 + j % 4
-                place = k * dy_shape[3] + group * outputs + output
+                place = k * filters + group * outputs + output
                 if place < items and output < outputs:
                     partial[np.uint64(part * items + place)] = sums[i * width + j]
 
     return _correlate
 
 
-@kernel(VECTOR, VECTOR, VECTOR, VECTOR, NUMBER, FLAG)
-def _add_slices(partial, bias, out, more, slices, relu):
-    """One thread per value: the sum of its slices, in their order, plus its bias. What out cannot hold is in more."""
-    item = cuda.grid(1)
-    items = partial.size // slices
-    if item >= items:
-        return
-    total = bias[item % bias.size]
-    for part in range(slices):
-        total += partial[part * items + item]
-    if relu and total < ZERO:
+def _addition(parts: int) -> Kernel:
+    """The kernel that adds slices, with so many threads for each value."""
+    width = BLOCK // parts
+
+    @kernel(*(VECTOR, VECTOR, VECTOR, VECTOR, NUMBER, FLAG), shared_bytes=BLOCK * 4, variant=f"{width}x{parts}")
+    def _add_slices(partial, bias, out, more, slices, relu):
+        """Each value's slices, always in the same order, and its bias. What out cannot hold goes into more."""
+        sums = cuda.shared.array(BLOCK, np.float32)
+        thread = cuda.threadIdx.x
+        item, items = cuda.blockIdx.x * width + thread % width, partial.size // slices
         total = ZERO
-    if item < out.size:
-        out[item] = total
-    else:
-        more[item - out.size] = total
+        if item < items:
+            for part in range(thread // width, slices, parts):
+                total += partial[part * items + item]
+        sums[thread] = total
+        cuda.syncthreads()
+        if thread < width and item < items:
+            for part in range(1, parts):
+                total += sums[part * width + thread]
+            total += bias[item % bias.size]
+            if relu and total < ZERO:
+                total = ZERO
+            if item < out.size:
+                out[item] = total
+            else:
+                more[item - out.size] = total
+
+    return _add_slices
 
 
 MULTIPLY = {(tile, turned): _multiplication(tile, turned=turned) for tile in TILES for turned in (False, True)}
 CORRELATE = {tile: _correlation(tile) for tile in TILES}
+ADD_FEW, ADD_MANY = _addition(1), _addition(16)
+
+
+def _adding(items: int, slices: int) -> Launch:
+    """Of the addition: many slices are added by many threads for each value."""
+    add, width = (ADD_MANY, BLOCK // 16) if slices >= MANY_SLICES else (ADD_FEW, BLOCK)
+    return Launch(add, (-(-items // width), 1, 1))
 
 
 @dataclass(frozen=True)
@@ -385,7 +408,7 @@ class Phase:
     first: int
     count: int
     taps: tuple[Pair, ...]
-    """(tap, shift): result t reads pixel ``t * step + shift`` of the source under this tap; only where any reads one."""
+    """(tap, shift): there, result t reads pixel ``t * step + shift`` of the source. Taps that read none are left out."""
 
 
 def forward_phases(side: int, out: int, taps: int, stride: int, dilation: int, before: int) -> list[Phase]:
@@ -575,10 +598,10 @@ class GemmPlan(CudaPlan):
             rows, columns = _weight_rows(spec), spec.filters // spec.groups
             tile = best_tile(rows, columns)
             blocks = (tile.count(rows, columns), _weight_slices(spec), spec.groups)
-            return Launch(CORRELATE[tile], blocks), one_thread_each(_add_slices, rows * spec.filters)
+            return Launch(CORRELATE[tile], blocks), _adding(rows * spec.filters, blocks[1])
         gemm = product_of(spec, direction)
         multiply = gemm.launch(turned=direction == GRAD_INPUT)
-        return (multiply, one_thread_each(_add_slices, math.prod(gemm.result)))[: 1 if gemm.slices == 1 else 2]
+        return (multiply,) if gemm.slices == 1 else (multiply, _adding(math.prod(gemm.result), gemm.slices))
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
