@@ -408,7 +408,7 @@ class Phase:
     first: int
     count: int
     taps: tuple[Pair, ...]
-    """(tap, shift): there, result t reads pixel ``t * step + shift`` of the source. Taps that read none are left out."""
+    """(tap, shift): result t reads pixel ``t * step + shift`` of the source. A tap that reads none is left out."""
 
 
 def forward_phases(side: int, out: int, taps: int, stride: int, dilation: int, before: int) -> list[Phase]:
@@ -495,7 +495,7 @@ class Product:
         """
         _, _, width, channels = self.source
         tap_stride, term_stride = weight_strides
-        columns, records, first_step = [], [], 0
+        columns, records, first_step = [_nothing(DEPTH, -1)], [], 1  # a device has no empty arrays
         for (rows, cols), steps in zip(self.phases, self.steps, strict=True):
             taps = [
                 (down, right, (u * kernel_columns + v) * tap_stride)
@@ -625,7 +625,7 @@ class GemmPlan(CudaPlan):
             gemm = product_of(spec, direction)
             tables = gemm.tables(_weight_strides(spec, direction), spec.kernel[1])
             sizes, slices = (gemm.source, gemm.result, gemm.source_step, gemm.result_step, gemm.groups), gemm.slices
-        return tuple(map(self.device.put, tables)), sizes, slices, partial
+        return tuple(self.device.put(np.ascontiguousarray(table)) for table in tables), sizes, slices, partial
 
     def bind(self, direction, *arrays):
         """As every plan; the flat views that the kernels index are made here, once."""

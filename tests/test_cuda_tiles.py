@@ -37,6 +37,7 @@ CONVOLUTIONS = [
     "2x5x4x2,k3x2,s2x3,valid,f3",
     "1x7x8x4,k3x2,s2x3,d2x1,f6,g2",
     "1x2x3x1,k2,p3:1:0:2,f2,nobias",
+    "1x1x1x1,k1,s3,p1:1:1:1,f1",
 ]
 
 
