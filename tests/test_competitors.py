@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from impls import registry
 from impls.competitors import _library, keras, torch
 from impls.contract import Implementation
+from impls.devices import CPU
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, OPS, Case, arguments, parse_case
 
 TOLERANCE = 1e-5
@@ -55,8 +57,12 @@ EXPRESSIBLE = [
 
 
 def available(op: str, name: str) -> Implementation:
-    """The competitor, or a skip with the reason."""
+    """The competitor, or a skip with the reason. Without a GPU, a CUDA figure's own plans compute on the CPU."""
     implementation = registry.get(op, name)
+    if implementation.device is not CPU and implementation.device.missing():
+        plan_type = implementation.plan_type
+        on_cpu = {"device": CPU, "place": keras.CPU, "is_captured": False}
+        implementation = replace(implementation, plan_type=type(plan_type.__name__, (plan_type,), on_cpu))
     if reason := implementation.missing():
         pytest.skip(reason)
     return implementation
@@ -138,7 +144,12 @@ def test_predict_computes_forward_only():
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_has_its_competitors_labelled_as_such(op):
-    assert registry.rivals(op) == ("keras", "keras_predict", "torch")
+    assert registry.rivals(op) == (
+        *("keras", "keras_predict"),
+        *("keras_jax_cuda", "keras_jax_cuda_tf32", "keras_tensorflow_cuda", "keras_tensorflow_cuda_tf32"),
+        *("keras_torch_cuda", "keras_torch_cuda_tf32"),
+        *("torch", "torch_cuda", "torch_cuda_tf32", "torch_cuda_graph"),
+    )
     assert all(registry.get(op, name).competitor for name in registry.rivals(op))
     assert not set(registry.rivals(op)) & set(registry.names(op))
 
@@ -213,12 +224,12 @@ def test_finding_competitors_imports_no_library():
 START = """
 import numpy as np
 from impls import registry
-from impls.competitors import keras
 from impls.specs import GRAD_INPUT, DenseSpec
-keras.set_threads(1)
+plan_type = registry.get("dense", "keras").plan_type
+plan_type.set_threads(1)
 plan = registry.get("dense", "keras").plan(DenseSpec(2, 3, 1), (GRAD_INPUT,))
 plan.grad_input(*(np.ones(shape, np.float32) for shape in ((2, 1), (3, 1), (2, 3))))
-print(keras.threads())
+print(plan_type.threads())
 """
 
 
