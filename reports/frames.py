@@ -29,6 +29,10 @@ _LAST_COLUMNS = (
 )
 
 
+FIRST = ("keras", "torch", "torch_cuda", "keras_jax_cuda")
+"""The competitors that stand before all others."""
+
+
 def measurements(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per row: identity, status, times in ms, rates, errors, ratios over each competitor, sizes.
 
@@ -82,9 +86,9 @@ def latest(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def competitors(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The competitors over which a ratio was formed: keras and torch first, then by name."""
+    """The competitors over which a ratio was formed: those of FIRST in their order, then by name."""
     found = {name for row in rows for name in row.speedups}
-    return tuple(sorted(found, key=lambda name: (name != "keras", name != "torch", name)))
+    return (*(name for name in FIRST if name in found), *sorted(found.difference(FIRST)))
 
 
 def blocks(rows: Iterable[Row]) -> dict[tuple[str, str, str], tuple[Row, ...]]:

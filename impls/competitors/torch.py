@@ -90,7 +90,7 @@ def set_precision(arithmetic: str) -> None:
 def captured(run: Run) -> Run:
     """The launches of a call as a CUDA graph, whose results stay where they are and are filled anew by each replay."""
     cuda = quiet_import(LIBRARY).cuda
-    side = cuda.Stream()
+    side = cuda.Stream()  # as PyTorch asks: what is captured has run on a stream of its own before
     side.wait_stream(cuda.current_stream())
     with cuda.stream(side):
         for _ in range(WARM_UPS):
