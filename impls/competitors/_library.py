@@ -106,9 +106,11 @@ def missing(library: str) -> str | None:
     return None if find_spec(library) else f"{library} is not installed"
 
 
-def arithmetic_of(plan_type: type[LibraryPlan], spec: Spec, direction: str) -> str:
-    """What a plan of this type computes a problem in."""
-    return FLOAT64 if spec.dtype == "float64" else plan_type.arithmetic
+def arithmetic_of(plan_type: type[LibraryPlan]) -> str | Callable[[Any, str], str]:
+    """What plans of this type declare: float64 for problems in it, which TF32 refuses."""
+    if plan_type.arithmetic == TF32:
+        return TF32
+    return lambda spec, direction: FLOAT64 if spec.dtype == "float64" else plan_type.arithmetic
 
 
 def why_not_tf32(plan_type: type[LibraryPlan], spec: Spec) -> str | None:

@@ -91,7 +91,8 @@ class KerasPlan(LibraryPlan):
             self.backend.start_on_gpu()
         else:
             self.backend.start()
-        os.environ["KERAS_BACKEND"] = name
+        if self.chosen:
+            os.environ["KERAS_BACKEND"] = self.chosen
         self.keras = quiet_import("keras")
 
     def get(self, direction, result, out):
@@ -252,7 +253,7 @@ def implementation(op: str, suffix: str) -> Implementation:
     return Implementation(
         plan_type,
         algorithm=GEMM if op == "dense" else DIRECT,
-        arithmetic=partial(arithmetic_of, plan_type),
+        arithmetic=arithmetic_of(plan_type),
         why_not=partial(_why_not, plan_type),
         requires=partial(_requires, plan_type.chosen),
         competitor=True,

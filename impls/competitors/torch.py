@@ -357,7 +357,7 @@ def implementation(op: str, suffix: str) -> Implementation:
     return Implementation(
         plan_type,
         algorithm=GEMM if op == "dense" else DIRECT,
-        arithmetic=partial(arithmetic_of, plan_type),
+        arithmetic=arithmetic_of(plan_type),
         why_not=partial(_why_not, plan_type),
         requires=partial(missing, LIBRARY),
         competitor=True,
