@@ -591,7 +591,7 @@ def _precise(active: Sequence[Contender], precision: float) -> bool:
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
     """The widest relative interval of its speed-ups over competitors with as many rounds, else of its own median."""
-    rivals = [c for c in contenders if c.row.competitor and c is not contender]
+    rivals = _rivals(contender, contenders)
     intervals = [
         statistics.speedup(rival.samples, contender.samples)
         for rival in rivals
@@ -603,11 +603,17 @@ def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
 def _finished(case: Case, direction: str, contenders: Sequence[Contender], precision: float) -> list[Row]:
     """Rows with everything that follows from the samples."""
     timed = [c for c in contenders if c.is_running and c.samples]
-    rivals = [c for c in timed if c.row.competitor]
     return [
-        _timed_row(c, case, direction, rivals, _width(c, timed), precision) if c.is_running and c.samples else c.row
+        _timed_row(c, case, direction, _rivals(c, timed), _width(c, timed), precision)
+        if c.is_running and c.samples
+        else c.row
         for c in contenders
     ]
+
+
+def _rivals(contender: Contender, contenders: Sequence[Contender]) -> list[Contender]:
+    """The competitors that it is compared with: others on a device of the same name."""
+    return [c for c in contenders if c.row.competitor and c is not contender and c.row.device == contender.row.device]
 
 
 def _key(contender: Contender) -> tuple[str, str, str]:
@@ -619,7 +625,7 @@ def _timed_row(
     contender: Contender, case: Case, direction: str, rivals: Sequence[Contender], width: float, precision: float
 ) -> Row:
     interval = statistics.median_interval(contender.samples)
-    speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals if r is not contender}
+    speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals}
     noisy = width > precision
     return replace(
         contender.row,

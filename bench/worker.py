@@ -85,7 +85,8 @@ class Worker:
 
     def do_load(self, op: str, name: str) -> Answer:
         """Import the implementation and what it computes with."""
-        return {"threads": _set_threads(get(op, name), self.threads)}
+        record = get(op, name)
+        return {"threads": {} if record.missing() else _set_threads(record, self.threads)}
 
     def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
         """Make the plan for one case and direction, and drop what was held before.
@@ -325,7 +326,7 @@ def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:
 
 def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
     """Give every thread pool in this process the same size, and read back what is in force."""
-    library = sys.modules[implementation.plan_type.__module__]
+    library = implementation.plan_type
     if hasattr(library, "set_threads"):
         library.set_threads(count)
     pools: dict[str, int] = {}

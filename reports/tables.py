@@ -380,8 +380,12 @@ def _declarations(rows: Iterable[Row]) -> str:
 
 
 def _against(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The competitors that have a column in a terminal: the first two."""
-    return competitors(rows)[:2]
+    """The competitors that have a column in a terminal: the first two on each device."""
+    device_of = {row.implementation: row.device for row in rows}
+    found: dict[str, list[str]] = {}
+    for name in competitors(rows):
+        found.setdefault(device_of.get(name, ""), []).append(name)
+    return tuple(name for names in found.values() for name in names[:2])
 
 
 def _by_direction(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
