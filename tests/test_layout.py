@@ -74,7 +74,11 @@ CUDA = ("numba_cuda_", "cuda_", "cupy")
 
 @pytest.mark.parametrize("path", [p for p in MODULES if not p.name.startswith(CUDA)], ids=name_of)
 def test_only_cuda_implementations_import_what_imports_cuda(path):
-    assert not [name for name in imported(ast.walk(tree(path))) if name.startswith(("impls.cuda_setup", "impls.cuda_gemm", "impls.cupy_"))]
+    assert not [
+        name
+        for name in imported(ast.walk(tree(path)))
+        if name.startswith(("impls.cuda_setup", "impls.cuda_gemm", "impls.cupy_"))
+    ]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)
