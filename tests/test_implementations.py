@@ -59,7 +59,7 @@ def usable(op: str, name: str) -> Implementation:
         reason = implementation.missing()
     except Unavailable as error:
         reason = str(error)
-    if reason and "cuda" in name and os.environ.get("LAYERBENCH_REQUIRE_CUDA") == "1":
+    if reason and ("cuda" in name or "cupy" in name) and os.environ.get("LAYERBENCH_REQUIRE_CUDA") == "1":
         pytest.fail(f"{name} is required: {reason}")
     if reason:
         pytest.skip(f"{name}: {reason}")

@@ -24,9 +24,14 @@ COMPUTE_CAPABILITY_MAJOR = 75
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of the CUDA driver API."""
 
 
-def cuda_of(wait: Callable[[], None], arithmetic: str) -> Device:
-    """CUDA for the calls of a library: ``wait`` is how it waits, ``arithmetic`` what the device must have."""
-    return replace(CPU, name=CUDA.name, missing=no_tf32 if arithmetic == TF32 else no_gpu, wait=wait)
+def cuda_of(wait: Callable[[], None], arithmetic: str, *, on_default_stream: bool) -> Device:
+    """CUDA for the calls of a library: ``wait`` is how it waits, ``arithmetic`` what the device must have.
+
+    What a library enqueues ``on_default_stream``, as PyTorch does, lies between CUDA's own marks on that stream; a
+    library with streams of its own has the host's clock only.
+    """
+    timer = CUDA.timer if on_default_stream else CPU.timer
+    return replace(CPU, name=CUDA.name, missing=no_tf32 if arithmetic == TF32 else no_gpu, wait=wait, timer=timer)
 
 
 def no_gpu() -> str | None:

@@ -220,7 +220,7 @@ def _why_not(plan_type: type[KerasPlan], spec: Any, direction: str) -> str | Non
 def _on_cuda(backend: str, arithmetic: str) -> dict[str, Any]:
     """What a plan on CUDA has beyond one on the CPU."""
     return {
-        "device": cuda_of(lambda: _backend(backend).wait(), arithmetic),
+        "device": cuda_of(lambda: _backend(backend).wait(), arithmetic, on_default_stream=backend == "torch"),
         "chosen": backend,
         "place": GPU,
         "as_on_gpu": True,

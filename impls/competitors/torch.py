@@ -327,7 +327,7 @@ def _why_not(plan_type: type[TorchPlan], spec: Any, direction: str) -> str | Non
 def _on_cuda(arithmetic: str, **more: Any) -> dict[str, Any]:
     """What a plan on CUDA has beyond one on the CPU."""
     return {
-        "device": cuda_of(wait, arithmetic),
+        "device": cuda_of(wait, arithmetic, on_default_stream=True),
         "place": CUDA,
         "arithmetic": arithmetic,
         "as_on_gpu": True,
