@@ -68,7 +68,7 @@ def test_no_module_imports_a_heavy_library_when_it_is_imported(path):
     assert not imported(at_import_time(tree(path))) & HEAVY
 
 
-CUDA = ("numba_cuda_", "cuda_", "cupy")
+CUDA = ("numba_cuda_", "cuda_", "_cuda_", "cupy")
 """How the names of modules begin that may import what imports CUDA."""
 
 
