@@ -202,20 +202,20 @@ def environment_tables(parts: Mapping[str, Part]) -> list[Table]:
     missing = [name for record in part.records["missing"] for name, absent in record.items() if absent]
     facts += [("not installed", ", ".join(missing) or "nothing that is wished for")]
     facts += [("options", _text(record)) for record in part.records["options"]]
-    entries = [
-        Line((e["op"], e["name"], e["missing"]))
-        for e in part.records["entry"]
-        if e["missing"] and ("cuda" in e["name"] or "cupy" in e["name"])
-    ]
+    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for e in part.records["entry"]:
+        if e["missing"] and ("cuda" in e["name"] or "cupy" in e["name"]):
+            refused[e["name"], e["missing"]].append(e["op"])
+    entries = [Line((name, ", ".join(ops), reason)) for (name, reason), ops in refused.items()]
     return [
         _table(
             "Machine", ("what", "value"), [Section("", tuple(Line(f) for f in facts if f[1]))], left=("what", "value")
         ),
         _table(
             "Cannot run here",
-            ("op", "implementation", "reason"),
+            ("implementation", "ops", "reason"),
             [Section("", tuple(entries))] if entries else [],
-            left=("op", "implementation", "reason"),
+            left=("implementation", "ops", "reason"),
         ),
     ]
 
