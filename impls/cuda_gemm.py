@@ -303,6 +303,8 @@ def _correlation(tile: Tile) -> Kernel:
         first_output = cuda.blockIdx.x % tiles_across * columns
         pixels = batch * high * wide
         steps = (pixels + DEPTH - 1) // DEPTH
+        if first_k >= table.shape[1]:
+            return
 
         a_k, a_m = thread % rows, thread // rows
         b_n, b_m = thread % columns, thread // columns

@@ -72,14 +72,16 @@ def column_places(column):
 
 
 @device_function
-def address(in_columns, line, element, side):
-    """Place of an element of a row pair, or of a column. Row pairs are side + 1 apart, against bank conflicts."""
-    row, place = line, element
+def line_places(in_columns, line, side):
+    """Places of elements 0 and 1 of a row pair, or of a column, and how far from each the next two elements are.
+
+    Row pairs are side + 1 apart, against bank conflicts.
+    """
+    zero, one, step = line * (side + 1), line * (side + 1) + 1, 2
     if in_columns:
-        even, odd = column_places(line)
-        row = element >> 1
-        place = odd if element & 1 else even
-    return row * (side + 1) + place
+        zero, one = column_places(line)
+        step = side + 1
+    return zero, one, step
 
 
 @device_function
@@ -90,15 +92,15 @@ def transform_lines(re, im, cosines, sines, side, planes, in_columns):
     while span > 2:
         quarter = span >> 2
         for item in range(cuda.threadIdx.x, side // 4 * lines * planes, cuda.blockDim.x):
-            line = item // planes % lines
+            zero, one, step = line_places(in_columns, item // planes % lines, side)
             butterfly = item // (planes * lines)
             k = butterfly & (quarter - 1)
             start = (butterfly - k) * 4 + k
-            lane = item % planes
-            p0 = address(in_columns, line, start, side) * planes + lane
-            p1 = address(in_columns, line, start + quarter, side) * planes + lane
-            p2 = address(in_columns, line, start + 2 * quarter, side) * planes + lane
-            p3 = address(in_columns, line, start + 3 * quarter, side) * planes + lane
+            next_ = start + quarter
+            p0 = ((one if start & 1 else zero) + (start >> 1) * step) * planes + item % planes
+            p1 = ((one if next_ & 1 else zero) + (next_ >> 1) * step) * planes + item % planes
+            p2 = p0 + quarter * step * planes
+            p3 = p1 + quarter * step * planes
             sum_re, sum_im = re[p0] + re[p2], im[p0] + im[p2]
             odd_re, odd_im = re[p1] + re[p3], im[p1] + im[p3]
             gap_re, gap_im = re[p0] - re[p2], im[p0] - im[p2]
@@ -128,15 +130,15 @@ def restore_lines(re, im, cosines, sines, side, planes, in_columns):
     while span <= side:
         quarter = span >> 2
         for item in range(cuda.threadIdx.x, side // 4 * lines * planes, cuda.blockDim.x):
-            line = item // planes % lines
+            zero, one, step = line_places(in_columns, item // planes % lines, side)
             butterfly = item // (planes * lines)
             k = butterfly & (quarter - 1)
             start = (butterfly - k) * 4 + k
-            lane = item % planes
-            p0 = address(in_columns, line, start, side) * planes + lane
-            p1 = address(in_columns, line, start + quarter, side) * planes + lane
-            p2 = address(in_columns, line, start + 2 * quarter, side) * planes + lane
-            p3 = address(in_columns, line, start + 3 * quarter, side) * planes + lane
+            next_ = start + quarter
+            p0 = ((one if start & 1 else zero) + (start >> 1) * step) * planes + item % planes
+            p1 = ((one if next_ & 1 else zero) + (next_ >> 1) * step) * planes + item % planes
+            p2 = p0 + quarter * step * planes
+            p3 = p1 + quarter * step * planes
             angle = k * (LARGEST // span)
             a, b, c, s = re[p1], im[p1], cosines[2 * angle], sines[2 * angle]
             two_re, two_im = a * c + b * s, b * c - a * s
@@ -161,10 +163,10 @@ def sums_and_differences(re, im, side, planes, in_columns):
     """The stage of radix 2, its own inverse but for the factor; ends with a barrier."""
     lines = side // 2
     for item in range(cuda.threadIdx.x, side // 2 * lines * planes, cuda.blockDim.x):
-        line = item // planes % lines
-        start = item // (planes * lines) * 2
-        p0 = address(in_columns, line, start, side) * planes + item % planes
-        p1 = address(in_columns, line, start + 1, side) * planes + item % planes
+        zero, one, step = line_places(in_columns, item // planes % lines, side)
+        pair = item // (planes * lines)
+        p0 = (zero + pair * step) * planes + item % planes
+        p1 = (one + pair * step) * planes + item % planes
         sum_re, sum_im = re[p0] + re[p1], im[p0] + im[p1]
         re[p1], im[p1] = re[p0] - re[p1], im[p0] - im[p1]
         re[p0], im[p0] = sum_re, sum_im
@@ -172,19 +174,31 @@ def sums_and_differences(re, im, side, planes, in_columns):
 
 
 @device_function
-def separate(re, im, p, q):
-    """Z[k] and Z[-k] in places p and q become the spectra of the real and the imaginary parts, at k."""
-    a, b, c, d = re[p], im[p], re[q], im[q]
-    re[p], im[p] = (a + c) * HALF, (b - d) * HALF
-    re[q], im[q] = (b + d) * HALF, (c - a) * HALF
+def separate_or_join(re, im, side, planes, in_columns, is_joined):
+    """Take what two real sequences gave as one apart, or put it together again; ends with a barrier.
 
-
-@device_function
-def join(re, im, p, q):
-    """The inverse of separate."""
-    a, b, c, d = re[p], im[p], re[q], im[q]
-    re[p], im[p] = a - d, b + c
-    re[q], im[q] = a + d, c - b
+    Of rows, every line, with frequencies 0 and T/2 as the places above say; of columns, only column 0, and not those.
+    Separated, Z[k] and Z[-k] in places p and q become A[k] and B[k].
+    """
+    lines = side // 2
+    step = side + 1 if in_columns else 2
+    count = lines if in_columns else lines * lines
+    for item in range(cuda.threadIdx.x, count * planes, cuda.blockDim.x):
+        column = item // planes % lines
+        first = item // (planes * lines) * (side + 1)
+        even, odd = column_places(column)
+        p = (first + (even & 1) + (even >> 1) * step) * planes + item % planes
+        q = (first + (odd & 1) + (odd >> 1) * step) * planes + item % planes
+        a, b, c, d = re[p], im[p], re[q], im[q]
+        if column == 0:
+            if not in_columns:
+                im[p], re[q] = c, b
+        elif is_joined:
+            re[p], im[p], re[q], im[q] = a - d, b + c, a + d, c - b
+        else:
+            re[p], im[p] = (a + c) * HALF, (b - d) * HALF
+            re[q], im[q] = (b + d) * HALF, (c - a) * HALF
+    cuda.syncthreads()
 
 
 @device_function
@@ -196,15 +210,6 @@ def source_pixel(position, spread, size):
         if pixel * spread != position:
             pixel = -1
     return pixel if pixel < size else -1
-
-
-@device_function
-def value_at(source, n, row, column, channel):
-    """A pixel, or zero where there is none."""
-    value = ZERO
-    if row >= 0 and column >= 0:
-        value = source[n, row, column, channel]
-    return value
 
 
 def _to_spectrum(side: int, planes: int, threads: int) -> Kernel:
@@ -243,41 +248,24 @@ def _to_spectrum(side: int, planes: int, threads: int) -> Kernel:
         left = tile % tiles[1] * advance[1] - before[1]
 
         for place in range(start, places, step):
-            row, column = place // side * 2, place % side
-            upper = ZERO
-            lower = ZERO
-            if inside and column < kept[1]:
-                j = source_pixel(left + column, spread[1], source.shape[2])
-                if row < kept[0]:
-                    upper = value_at(source, n, source_pixel(top + row, spread[0], source.shape[1]), j, channel)
-                if row + 1 < kept[0]:
-                    lower = value_at(source, n, source_pixel(top + row + 1, spread[0], source.shape[1]), j, channel)
+            column = place % side
             at = (place // side * pitch + column) * planes + lane
-            re[at] = upper
-            im[at] = lower
+            j = source_pixel(left + column, spread[1], source.shape[2])
+            for half in range(2):
+                row = place // side * 2 + half
+                i = source_pixel(top + row, spread[0], source.shape[1])
+                value = ZERO
+                if inside and i >= 0 and j >= 0 and row < kept[0] and column < kept[1]:
+                    value = source[n, i, j, channel]
+                if half:
+                    im[at] = value
+                else:
+                    re[at] = value
         cuda.syncthreads()
 
-        transform_lines(re, im, cosines, sines, side, planes, False)
-        for item in range(start, lines * lines, step):
-            pair, column = item // lines, item % lines
-            even, odd = column_places(column)
-            p = (pair * pitch + even) * planes + lane
-            q = (pair * pitch + odd) * planes + lane
-            if column > 0:
-                separate(re, im, p, q)
-            else:
-                re[q], im[p] = im[p], re[q]
-        cuda.syncthreads()
-        transform_lines(re, im, cosines, sines, side, planes, True)
-        for item in range(start + 1, lines, step):
-            p, q = column_places(item)
-            separate(
-                re,
-                im,
-                address(True, 0, p, side) * planes + lane,
-                address(True, 0, q, side) * planes + lane,
-            )
-        cuda.syncthreads()
+        for in_columns in range(2):
+            transform_lines(re, im, cosines, sines, side, planes, in_columns)
+            separate_or_join(re, im, side, planes, in_columns, False)
 
         if inside:
             for place in range(start, places, step):
@@ -336,22 +324,9 @@ def _from_spectrum(side: int, planes: int, threads: int) -> Kernel:
             im[at] = total_im
         cuda.syncthreads()
 
-        for item in range(start + 1, lines, stride):
-            p, q = column_places(item)
-            join(re, im, address(True, 0, p, side) * planes + lane, address(True, 0, q, side) * planes + lane)
-        cuda.syncthreads()
-        restore_lines(re, im, cosines, sines, side, planes, True)
-        for item in range(start, lines * lines, stride):
-            pair, column = item // lines, item % lines
-            even, odd = column_places(column)
-            p = (pair * pitch + even) * planes + lane
-            q = (pair * pitch + odd) * planes + lane
-            if column > 0:
-                join(re, im, p, q)
-            else:
-                re[q], im[p] = im[p], re[q]
-        cuda.syncthreads()
-        restore_lines(re, im, cosines, sines, side, planes, False)
+        for in_columns in range(1, -1, -1):
+            separate_or_join(re, im, side, planes, in_columns, True)
+            restore_lines(re, im, cosines, sines, side, planes, in_columns)
 
         if inside:
             channel = plane % out.shape[3]
