@@ -5,8 +5,13 @@ gamma_(k+1) * (sum |x||w| + |b|), where gamma_k = k u / (1 - k u) and u is the u
 Stability of Numerical Algorithms, 2nd ed., SIAM 2002, section 3.1). k is counted per element: the products whose
 factors are both non-zero, since a zero adds no error. Underflow adds at most 2^-126 for each of the k + 1 operations.
 
+TF32 first cuts every factor to the 11 bits that a tensor core reads, an error of at most d = 2^-10 each (cut off; 2^-11
+where it rounds), multiplies exactly, and cuts its sums off too (u = 2^-23). A sum of (1 + d)^2 x w is then in error by
+((1 + d)^2 (1 + gamma_(k+1)) - 1) * (sum |x||w| + |b|).
+
 An FFT mixes all values of its transform, so its bound is normwise: FFT_CONSTANT * u * log2(size) * |x|_2 |w|_2 per
-channel, summed over the channels (same book, section 24.1).
+channel, summed over the channels (same book, section 24.1). A weight's gradient correlates two images, so its norms are
+those of x and dy; that of a bias is a plain sum, and held to the bound of one.
 """
 
 from __future__ import annotations
@@ -21,13 +26,17 @@ import numpy.typing as npt
 
 from bench.inputs import INTEGERS
 from impls import Case, reference
-from impls.contract import FFT, FLOAT64
+from impls.arrays import array_module
+from impls.contract import FFT, FLOAT64, TF32
 from impls.conv2d.reference import groups
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, PoolSpec, arguments
 
 Array = npt.NDArray[Any]
 
-ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, TF32: 2.0**-23}
+"""Of every addition; a product is rounded with it."""
+FACTOR_ROUNDOFF = {TF32: 2.0**-10}
+"""Of every factor before it is multiplied, where the arithmetic reads less than it is given."""
 SMALLEST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
 FFT_CONSTANT = 8.0
 """Higham's worst case is about 6 per stage, over three transforms; rounding errors of random sign mostly cancel."""
@@ -38,7 +47,10 @@ BLOCK_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Expected:
-    """What a call should give: per output its float64 value, and what the bound is made of."""
+    """What a call should give: per output its float64 value, and what the bound is made of.
+
+    The arrays lie where the reference computed them, on the host or on a device; results are judged there.
+    """
 
     values: tuple[Array | None, ...]
     magnitudes: tuple[Array | None, ...]
@@ -60,16 +72,17 @@ class Judgement:
         return self.bounds <= 1.0
 
 
-def expected(case: Case, direction: str, inputs: Sequence[Array | None]) -> Expected:
-    """The float64 result for these inputs, with the magnitudes and counts of its sums."""
+def expected(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any = np) -> Expected:
+    """The float64 result for these inputs, with the magnitudes and counts of its sums; ``xp`` (or CuPy) computes it."""
     linear = _without_activation(case)
+    inputs = [_map(xp.asarray, a) for a in inputs]
     if isinstance(case.spec, PoolSpec):
-        return _expected_pool(case, direction, inputs)
-    magnitudes = _reference(linear, direction, [_map(np.abs, a) for a in inputs])
+        return _expected_pool(case, direction, inputs, xp)
+    magnitudes = _reference(linear, direction, [_map(abs, a) for a in inputs], xp)
     indicators = [_map(_indicator, a) for a in inputs]
     if direction == FORWARD:
-        indicators[2] = _map(np.zeros_like, inputs[2])
-    return Expected(_reference(case, direction, inputs), magnitudes, _reference(linear, direction, indicators))
+        indicators[2] = _map(xp.zeros_like, inputs[2])
+    return Expected(_reference(case, direction, inputs, xp), magnitudes, _reference(linear, direction, indicators, xp))
 
 
 def bound(
@@ -82,17 +95,20 @@ def bound(
 ) -> tuple[Array | None, ...]:
     """The largest error that the declared algorithm and arithmetic can explain, for every element of every output."""
     u = max(ROUNDOFF[arithmetic], ROUNDOFF[case.spec.dtype])
+    d = FACTOR_ROUNDOFF.get(arithmetic, 0.0)
     tiny = SMALLEST_NORMAL[case.spec.dtype]
-    if algorithm == FFT and isinstance(case.spec, ConvSpec):
-        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
-        return tuple(None if v is None else np.broadcast_to(norm + tiny, v.shape) for v in truth.values)
     bounds: list[Array | None] = []
     for magnitude, count in zip(truth.magnitudes, truth.counts, strict=True):
         if magnitude is None or count is None:
             bounds.append(None)
             continue
         k = count + 1
-        bounds.append(k * u / (1 - k * u) * magnitude + k * tiny)
+        gamma = k * u / (1 - k * u)
+        bounds.append((gamma + d * (2 + d) * (1 + gamma)) * magnitude + k * tiny)
+    first = truth.values[0]
+    if algorithm == FFT and isinstance(case.spec, ConvSpec) and first is not None:
+        norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
+        bounds[0] = array_module(first).broadcast_to(_like(norm + tiny, first), first.shape)
     return tuple(bounds)
 
 
@@ -105,20 +121,22 @@ def judge(
     for name, got, value, limit in zip(names, outputs, truth.values, bounds, strict=True):
         if got is None or value is None or limit is None:
             continue
+        xp = array_module(value)
         with np.errstate(invalid="ignore", over="ignore"):
-            ratio = np.abs(got.astype(np.float64) - value) / limit
-        ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+            ratio = abs(_like(got, value).astype(np.float64) - value) / limit
+        ratio = xp.where(xp.isfinite(ratio), ratio, np.inf).ravel()
         place = int(ratio.argmax())
-        if ratio.flat[place] > worst.bounds:
+        if ratio[place] > worst.bounds:
             index = tuple(int(i) for i in np.unravel_index(place, got.shape))
-            text = f"{name}{list(index)} is {got.flat[place]:.9g}, should be {value.flat[place]:.9g}"
-            worst = Judgement(float(ratio.flat[place]), text)
+            text = f"{name}{list(index)} is {got.flat[place]:.9g}, should be {float(value.ravel()[place]):.9g}"
+            worst = Judgement(float(ratio[place]), text)
     return worst
 
 
 def judge_exact(case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected) -> Judgement:
     """0 where every element has the exact value, else inf: for integers in direct sums, and for maxima."""
-    zero_width = tuple(None if v is None else np.full(v.shape, np.finfo(np.float64).tiny) for v in truth.values)
+    tiny = np.finfo(np.float64).tiny
+    zero_width = tuple(_map(lambda v: array_module(v).full(v.shape, tiny), v) for v in truth.values)
     judgement = judge(case, direction, outputs, truth, zero_width)
     return judgement if judgement.bounds == 0 else Judgement(math.inf, judgement.where)
 
@@ -142,9 +160,9 @@ def dense_error(case: Case, direction: str, outputs: Sequence[Array | None], tru
     for got, value in zip(outputs, truth.values, strict=True):
         if got is None or value is None:
             continue
-        rms = float(np.sqrt(np.mean(np.square(value)))) or 1.0
+        rms = math.sqrt(float((value * value).mean())) or 1.0
         with np.errstate(invalid="ignore", over="ignore"):
-            error = float(np.max(np.abs(got.astype(np.float64) - value)))
+            error = float(abs(_like(got, value).astype(np.float64) - value).max())
         scale = math.sqrt(case.spec.terms_of(direction)) * u * rms
         worst = max(worst, error / scale if math.isfinite(error) else math.inf)
     return worst
@@ -183,28 +201,28 @@ def _judge_rounded(
         if got is None or value is None or limit is None:
             continue
         sure = limit < 0.5
-        if not np.array_equal(np.rint(got)[sure], value[sure]):
+        if not bool((_like(got, value).round() == value)[sure].all()):
             return Judgement(max(judgement.bounds, math.inf), "rounded integers differ from the exact ones")
     return judgement
 
 
-def _expected_pool(case: Case, direction: str, inputs: Sequence[Array | None]) -> Expected:
+def _expected_pool(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any) -> Expected:
     """Pooling: the windows over an element give its count; the result on absolute values its magnitude."""
     spec = case.spec
-    values = _reference(case, direction, inputs)
-    positive = [_map(np.abs, a) for a in inputs] if direction == FORWARD else [*inputs[:2], _map(np.abs, inputs[2])]
-    magnitudes = _reference(case, direction, positive)
-    counts = tuple(None if v is None else np.full(v.shape, float(spec.terms_of(direction))) for v in values)
+    values = _reference(case, direction, inputs, xp)
+    positive = [_map(abs, a) for a in inputs] if direction == FORWARD else [*inputs[:2], _map(abs, inputs[2])]
+    magnitudes = _reference(case, direction, positive, xp)
+    counts = tuple(_map(lambda v: xp.full(v.shape, float(spec.terms_of(direction))), v) for v in values)
     return Expected(values, magnitudes, counts)
 
 
-def _reference(case: Case, direction: str, inputs: Sequence[Array | None]) -> tuple[Array | None, ...]:
+def _reference(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any) -> tuple[Array | None, ...]:
     """The reference's float64 outputs, computed in blocks of samples so that memory stays bounded."""
     spec = replace(case.spec, dtype=FLOAT64)
     per_sample = 8 * sum(math.prod(s) for s in (spec.x_shape, spec.y_shape)) // spec.batch
     block = max(1, min(spec.batch, BLOCK_BYTES // (8 * per_sample)))
     outputs: list[Array | None] = [
-        None if a.shape is None else np.zeros(a.shape) for a in arguments(spec, direction) if a.is_output
+        None if a.shape is None else xp.zeros(a.shape) for a in arguments(spec, direction) if a.is_output
     ]
     batched = [a.name in ("x", "y", "dy", "out", "dx") for a in arguments(spec, direction)]
     for start in range(0, spec.batch, block):
@@ -213,7 +231,7 @@ def _reference(case: Case, direction: str, inputs: Sequence[Array | None]) -> tu
         cut = [a if a is None or not split else a[start:stop] for a, split in zip(inputs, batched, strict=False)]
         plan = reference(case.op).plan(part, (direction,))
         if direction == GRAD_WEIGHTS:
-            sums = [None if o is None else np.empty_like(o) for o in outputs]
+            sums = [_map(xp.empty_like, o) for o in outputs]
             plan.grad_weights(*cut, *sums)
             for total, addend in zip(outputs, sums, strict=True):
                 if total is not None and addend is not None:
@@ -234,26 +252,41 @@ def _fft_log(spec: ConvSpec) -> float:
 
 
 def _channel_norms(spec: ConvSpec, direction: str, inputs: Sequence[Array | None]) -> Array:
-    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch."""
+    """For every output channel, the sum over the channels it reads of |image|_2 |kernel|_2, over the whole batch.
+
+    For grad_weights (C / groups, F): |x|_2 |dy|_2 of the channel and the filter of a weight.
+    """
     first, second = (np.asarray(a, np.float64) for a in inputs[:2])
     images = np.sqrt(np.square(first).sum(axis=(0, 1, 2)))
-    kernels = np.sqrt(np.square(second).sum(axis=(0, 1)))
+    seconds = np.sqrt(np.square(second).sum(axis=(0, 1, 2) if direction == GRAD_WEIGHTS else (0, 1)))
     parts = []
     for channels, filters in groups(spec):
         if direction == FORWARD:
-            parts.append(images[channels] @ kernels[:, filters])
+            parts.append(images[channels] @ seconds[:, filters])
         elif direction == GRAD_INPUT:
-            parts.append(kernels[:, filters] @ images[filters])
+            parts.append(seconds[:, filters] @ images[filters])
         else:
-            raise ValueError("an FFT bound for the weight gradient is not derived here")
-    norms: Array = np.concatenate(parts)
+            parts.append(np.outer(images[channels], seconds[filters]))
+    norms: Array = np.concatenate(parts, axis=-1)
     bias = inputs[2] if direction == FORWARD else None
     return norms if bias is None else norms + np.abs(bias)
 
 
-def _map(function: Any, array: Array | None) -> Array | None:
-    return None if array is None else np.asarray(function(array))
+def _map(function: Any, array: Array | None) -> Any:
+    return None if array is None else function(array)
 
 
-def _indicator(array: Array) -> Array:
-    return np.asarray(array != 0, np.float64)
+def _indicator(array: Array) -> Any:
+    return (array != 0).astype(np.float64)
+
+
+def _like(array: Array, other: Array) -> Array:
+    """The array where the other one lies."""
+    moved: Array = array_module(other).asarray(array)
+    return moved
+
+
+def _spread(channels: Array, like: Array) -> Array:
+    """One value per channel, at every element of the other array."""
+    spread: Array = array_module(like).broadcast_to(_like(channels, like), like.shape)
+    return spread

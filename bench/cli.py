@@ -95,7 +95,7 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 _selection = _options(
-    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, or a file."),
+    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, awkward, a file."),
     click.option(
         "--case",
         "cases",
@@ -482,6 +482,15 @@ def profile_network(
         click.echo(
             f"a new process's first step, its network made first: {cold:.1f} s, with the compiler's cache {warm:.1f} s"
         )
+
+
+@main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def cuda_acceptance(arguments: tuple[str, ...]) -> None:
+    """Check and time everything on this machine's GPU in eight minutes, and write a page about it."""
+    from bench.__main__ import accept
+
+    sys.exit(accept(arguments))
 
 
 @main.group("datasets")

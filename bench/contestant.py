@@ -7,7 +7,6 @@ for whoever uses the library: gathering a batch from the data, a step, and readi
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -130,11 +129,12 @@ class Contestant(Responder):
 
     def do_load(self, kind: str, options: dict[str, Any]) -> Answer:
         """Import what it computes with, and set its threads; ``options`` are the trainee's."""
+        library = None
         if kind != OURS:
-            reason = registry.get("dense", kind).missing()
+            record = registry.get("dense", kind)
+            reason, library = record.missing(), record.plan_type
             if reason:
                 return {"status": "UNAVAILABLE", "reason": reason}
-        library = None if kind == OURS else importlib.import_module(f"impls.competitors.{kind}")
         pools = process.set_threads(library, self.threads)
         self.trainee = _trainee(kind, options)
         return {"threads": pools}

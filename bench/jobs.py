@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench.results import Row
 from bench.suites import Suite
-from impls import DIRECTIONS, OPS, Case, SpecError, names, rivals
+from impls import DIRECTIONS, OPS, Case, SpecError, Unavailable, get, names, rivals
 from impls.registry import AUTO
 from impls.specs import directions_of
 
@@ -31,7 +31,7 @@ class Selection:
     implementations: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
     competitors: tuple[str, ...] = ()
-    """``("none",)`` takes no competitor."""
+    """``("none",)`` takes no competitor; nothing named takes those on the devices of ours, with which ours compare."""
 
     def __post_init__(self) -> None:
         """Raises SpecError for a name that does not exist, listing those that do."""
@@ -47,7 +47,8 @@ class Selection:
         Nobody takes part where none of the implementations that were named exists; "auto" only where it was named.
         """
         ours = [n for n in (*names(op), AUTO) if n in (self.implementations or names(op))]
-        theirs = [n for n in rivals(op) if n in (self.competitors or (n,))]
+        devices = {_device(op, name) for name in ours}
+        theirs = [n for n in rivals(op) if (n in self.competitors if self.competitors else _device(op, n) in devices)]
         return (*ours, *theirs) if ours else ()
 
 
@@ -81,6 +82,14 @@ def missing(wanted: Sequence[Job], finished: Collection[tuple[str, str, str, str
 def in_suite(row: Row, suite: Suite) -> Row:
     """The row with the name of its suite."""
     return replace(row, suite=suite.name)
+
+
+def _device(op: str, name: str) -> str:
+    """The name of an implementation's device; empty where even its record is not to be had."""
+    try:
+        return get(op, name).device.name
+    except Unavailable:
+        return ""
 
 
 def _union(groups: Iterable[Collection[str]]) -> tuple[str, ...]:

@@ -1,9 +1,14 @@
-"""What there is: every implementation with what it declares and whether it can run here."""
+"""What there is: every implementation with what it declares and whether it can run here.
+
+``python -m bench.listing`` prints every entry as a line of JSON: asked in a process of its own, a driver or a library
+that fails does not take the asker with it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from impls import OPS, SpecError, Unavailable, get, names, rivals
@@ -91,3 +96,14 @@ def _entry(op: str, name: str) -> Entry:
 
 def _declared(value: Any) -> str:
     return value if isinstance(value, str) else "by case"
+
+
+def main() -> None:
+    """Print every entry, each as soon as it is known."""
+    for op in OPS:
+        for entry in entries((op,)):
+            print(json.dumps(asdict(entry)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from bench import arena, check, inputs, machine, nvml, pool, statistics, timing
 from bench.results import RESIDENT_BY_DEVICE, Failure, Row
+from bench.truth import release
 from impls import Case, Unavailable, get
 from impls.specs import ITEMSIZE, traffic
 
@@ -53,6 +54,18 @@ MEMORY = (HOT, BOTH)
 """State of a device's caches for its kernel figure: input sets in rotation, nothing flushed; or also flushed."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a case may need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a case and direction get beside their budget of timing. Less of it leaves time for more cases."""
+
+    designs: int | None = None
+    """Judge only the first few designs before timing; None judges all. At least two: the first call may compile."""
+    sets: int = SETS[0][1]
+    """The most input sets that rotate."""
+    calibrations: int = CALIBRATIONS
+    settle_s: float = SETTLE_S
 
 
 @dataclass
@@ -100,14 +113,18 @@ class Session:
         device: str | None = None,
         memory: str = HOT,
         reader: nvml.Reader | None = None,
+        xp: Any = np,
     ) -> None:
         """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of MEMORY.
 
-        ``reader`` looks at the GPU while it is timed. Raises nvml.DeviceError for a device that does not exist.
+        ``reader`` looks at the GPU while it is timed; ``xp``: the array module in which the float64 truth is computed,
+        see bench.truth. Raises nvml.DeviceError for a device that does not exist.
         """
         self.seed = seed
         self.precision = precision
         self.memory = memory
+        self.effort = Effort()
+        self._xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
@@ -151,9 +168,9 @@ class Session:
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
         """Judge every implementation, then time those that are right, within ``budget_s`` seconds of timing."""
         contenders = [self._enter(case, direction, name) for name in names]
-        count = _sets(case, direction)
+        count = min(_sets(case, direction), self.effort.sets)
         self._leave_out_large(case, direction, contenders, count)
-        self._check(case, direction, contenders, count, budget_s)
+        self._check(case, direction, contenders, count, budget_s, self.effort.designs)
         _leave_out_slow(contenders, budget_s)
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
@@ -254,7 +271,13 @@ class Session:
                 contender.end("OUT_OF_MEMORY", f"{reason}; try a smaller --batch, or fewer --impl")
 
     def _check(
-        self, case: Case, direction: str, contenders: Sequence[Contender], sets: int, budget_s: float | None
+        self,
+        case: Case,
+        direction: str,
+        contenders: Sequence[Contender],
+        sets: int,
+        budget_s: float | None,
+        designs: int | None = None,
     ) -> None:
         """Plan all, then judge each on every designed input. Competitors' errors are reported, not judged."""
         devices = Counter(c.row.device for c in contenders if c.is_running)
@@ -267,11 +290,11 @@ class Session:
                 contender.end("OVER_BUDGET", f"{reason} of {budget_s:g} s")
             else:
                 self._plan(contender, case, sets, devices[contender.row.device])
-        for design in inputs.judged(case):
+        for design in inputs.judged(case)[:designs]:
             if not any(c.is_running for c in contenders):
                 return
             arrays = inputs.make(case, direction, design, self.seed)
-            truth = check.expected(case, direction, arrays)
+            truth = self._expected(case, direction, arrays)
             path = self._write(case, design, arrays)
             for contender in contenders:
                 if contender.is_running:
@@ -287,7 +310,7 @@ class Session:
         truths = []
         for i in range(count if any(c.is_running for c in contenders) else 0):
             arrays = inputs.make(case, direction, inputs.DENSE, self.seed + 1 + i)
-            truth = check.expected(case, direction, arrays)
+            truth = self._expected(case, direction, arrays)
             path = self._write(case, f"dense{i}", arrays)
             for contender in contenders:
                 if not contender.is_running:
@@ -303,6 +326,12 @@ class Session:
                 self._learn(contender, case)
         return truths
 
+    def _expected(self, case: Case, direction: str, arrays: Sequence[Array | None]) -> check.Expected:
+        """The truth for these inputs, and no more of the device than it takes."""
+        found = check.expected(case, direction, arrays, self._xp)
+        release(self._xp)
+        return found
+
     # --- timing ---
 
     def _time(
@@ -317,7 +346,7 @@ class Session:
         active = [c for c in contenders if c.is_running]
         if not active:
             return
-        time.sleep(SETTLE_S)
+        time.sleep(self.effort.settle_s)
         for contender in active:
             contender.row = replace(contender.row, repeatable=True)
             self._calibrate(contender, case, direction, truths)
@@ -363,7 +392,7 @@ class Session:
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
     ) -> None:
         """Find out how many warm calls make a sample; these samples are not kept."""
-        for _ in range(CALIBRATIONS if contender.seconds < WARM_BELOW_S else 0):
+        for _ in range(self.effort.calibrations if contender.seconds < WARM_BELOW_S else 0):
             answer = self._sample(contender, case, direction, truths)
             if not contender.is_running:
                 return
@@ -561,7 +590,7 @@ def _precise(active: Sequence[Contender], precision: float) -> bool:
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
     """The widest relative interval of its speed-ups over competitors with as many rounds, else of its own median."""
-    rivals = [c for c in contenders if c.row.competitor and c is not contender]
+    rivals = _rivals(contender, contenders)
     intervals = [
         statistics.speedup(rival.samples, contender.samples)
         for rival in rivals
@@ -573,11 +602,17 @@ def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
 def _finished(case: Case, direction: str, contenders: Sequence[Contender], precision: float) -> list[Row]:
     """Rows with everything that follows from the samples."""
     timed = [c for c in contenders if c.is_running and c.samples]
-    rivals = [c for c in timed if c.row.competitor]
     return [
-        _timed_row(c, case, direction, rivals, _width(c, timed), precision) if c.is_running and c.samples else c.row
+        _timed_row(c, case, direction, _rivals(c, timed), _width(c, timed), precision)
+        if c.is_running and c.samples
+        else c.row
         for c in contenders
     ]
+
+
+def _rivals(contender: Contender, contenders: Sequence[Contender]) -> list[Contender]:
+    """The competitors that it is compared with: others on a device of the same name."""
+    return [c for c in contenders if c.row.competitor and c is not contender and c.row.device == contender.row.device]
 
 
 def _key(contender: Contender) -> tuple[str, str, str]:
@@ -589,7 +624,7 @@ def _timed_row(
     contender: Contender, case: Case, direction: str, rivals: Sequence[Contender], width: float, precision: float
 ) -> Row:
     interval = statistics.median_interval(contender.samples)
-    speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals if r is not contender}
+    speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals}
     noisy = width > precision
     return replace(
         contender.row,

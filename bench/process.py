@@ -45,7 +45,7 @@ def serve(responder: Responder) -> None:
 def set_threads(library: Any, count: int) -> dict[str, int]:
     """Give every thread pool in this process the same size, and read back what is in force.
 
-    ``library``: a module that may have ``set_threads(count)`` and ``threads()`` of its own, or None.
+    ``library``: what may have ``set_threads(count)`` and ``threads()`` of its own, a plan's type or a module; or None.
     """
     if hasattr(library, "set_threads"):
         library.set_threads(count)

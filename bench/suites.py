@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.awkward import SHAPES
 from impls import Case, ConvSpec, SpecError, parse_case
 from impls.nn.structure import PUBLISHED, problems
+from impls.specs import directions_of, traffic
 
 DEFAULT_BUDGET_S = 8.0
 """Seconds for one case and direction, shared by all implementations."""
@@ -57,11 +59,17 @@ def _networks() -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: (case.op, case.spec.flops, str(case))))
 
 
+def _awkward() -> tuple[Case, ...]:
+    """The shapes in which kernels go wrong."""
+    return tuple(parse_case(f"{op}:{text}") for op, texts in SHAPES.items() for text in texts.values())
+
+
 SUITES: Mapping[str, Callable[[], Suite]] = {
     "quick": lambda: Suite("quick", tuple(map(parse_case, QUICK)), budget_s=0.7),
     "paper": lambda: Suite("paper", _grid((3, 5, 7))),
     "paper-large-kernels": lambda: Suite("paper-large-kernels", _grid(range(3, 20, 2))),
     "networks": lambda: Suite("networks", _networks()),
+    "awkward": lambda: Suite("awkward", _awkward()),
 }
 
 
@@ -96,3 +104,20 @@ def with_batch(suite: Suite, batch: int) -> Suite:
     """The same cases at another batch size."""
     cases = (Case(case.op, replace(case.spec, batch=batch)) for case in suite.cases)
     return replace(suite, cases=tuple(dict.fromkeys(cases)))
+
+
+def within(suite: Suite, most_bytes: float) -> Suite:
+    """The same cases, each with its batch cut until the arrays of its largest direction take at most these bytes."""
+    return replace(suite, cases=tuple(dict.fromkeys(_cut(case, most_bytes) for case in suite.cases)))
+
+
+def _cut(case: Case, most_bytes: float) -> Case:
+    def size(batch: int) -> int:
+        spec = replace(case.spec, batch=batch)
+        return max(traffic(spec, direction) for direction in directions_of(case.op))
+
+    per_sample = size(2) - size(1)
+    room = most_bytes - (size(1) - per_sample)
+    if room >= case.spec.batch * per_sample:
+        return case
+    return Case(case.op, replace(case.spec, batch=max(1, int(room // per_sample))))

@@ -65,7 +65,8 @@ class Worker(Responder):
 
     def do_load(self, op: str, name: str) -> Answer:
         """Import the implementation and what it computes with."""
-        return {"threads": _set_threads(get(op, name), self.threads)}
+        record = get(op, name)
+        return {"threads": {} if record.missing() else process.set_threads(record.plan_type, self.threads)}
 
     def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
         """Make the plan for one case and direction, and drop what was held before.
@@ -85,7 +86,7 @@ class Worker(Responder):
         reason = record.supports(problem.spec, direction)
         if reason:
             return {"status": "UNSUPPORTED", "reason": reason}
-        pools = _set_threads(record, self.threads)
+        pools = process.set_threads(record.plan_type, self.threads)
         start = timing.CLOCK()
         self.plan = record.plan(problem.spec, (direction,))
         setup = timing.CLOCK() - start
@@ -285,11 +286,6 @@ def _too_large(record: Implementation, spec: Spec, direction: str, sets: int, sh
         return None
     needed = f"needs {arrays} bytes for {sets} sets of arrays and one that is checked, and {scratch} of scratch"
     return f"{needed}, as each of {sharers} does; {free} bytes are free on the device"
-
-
-def _set_threads(implementation: Implementation, count: int) -> dict[str, int]:
-    """Give every thread pool in this process the same size, and read back what is in force."""
-    return process.set_threads(sys.modules[implementation.plan_type.__module__], count)
 
 
 def _same_bits(arrays: tuple[Any, ...], verified: tuple[Any, ...]) -> bool:

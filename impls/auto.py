@@ -27,7 +27,7 @@ from impls import registry
 from impls.contract import Implementation, Plan, Unavailable
 from impls.devices import CPU
 from impls.numba_setup import cache_home, sources_hash
-from impls.specs import Case, Spec, parse
+from impls.specs import Case, PoolSpec, Spec, parse
 
 AUTO = registry.AUTO
 
@@ -64,7 +64,7 @@ class Table:
 
     entries: tuple[Entry, ...]
     origin: str = ""
-    _places: Mapping[tuple[str, str], list[tuple[tuple[float, ...], Entry]]] = field(
+    _places: dict[tuple[str, str], list[tuple[tuple[float, ...], Entry]]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
@@ -228,5 +228,5 @@ def _reason(case: Case, direction: str, name: str) -> str | None:
 
 def _logarithms(spec: Spec) -> tuple[float, ...]:
     """The logarithms of all sizes: input, weights (the window, where there are none) and output."""
-    middle = spec.w_shape or spec.pool
+    middle = spec.pool if isinstance(spec, PoolSpec) else spec.w_shape
     return tuple(math.log(size) for size in (*spec.x_shape, *middle, *spec.y_shape))

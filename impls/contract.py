@@ -30,6 +30,8 @@ FFT = "fft"
 
 FLOAT32 = "float32"
 FLOAT64 = "float64"
+TF32 = "TF32"
+"""float32 numbers whose factors a tensor core cuts to 11 bits; sums in float32."""
 
 
 class Unavailable(RuntimeError):

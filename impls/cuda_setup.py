@@ -4,8 +4,9 @@ Import ``cuda`` from here and never from numba, so that a kernel's file can be i
 there ``cuda`` is None and ``devices.CUDA.missing()`` gives the reason. Importing a kernel's file compiles nothing and
 asks no driver.
 
-Indices are 64-bit integers, numba's default: no array is too large, and a division of small values takes the
-processor's 32-bit path. Constants are float32, because a Python number would make the arithmetic float64.
+Indices are 64-bit integers, numba's default, except where a kernel narrows them: that takes a fraction of the
+instructions, and its entry refuses what is too large (``needs_wide_indices``). Constants are float32, because a Python
+number would make the arithmetic float64.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from numba.core import config
 from impls import cuda_graph
 from impls.contract import Call, Implementation, Plan
 from impls.devices import CUDA
-from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, PoolSpec, Spec, arguments
+from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, ConvSpec, PoolSpec, Spec, arguments
 
 # A small grid is what a small layer needs: numba's warning about it would be printed at every such launch.
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 try:
-    from numba import cuda
+    from numba import cuda as cuda  # kernels import it from here
 except ImportError:  # a numba without its own target, or a numba-cuda without its bindings
     cuda = None
 
@@ -129,6 +130,11 @@ _stream: Any = 0
 """Where launches go: 0 is the default stream, or the stream that is being captured into a graph."""
 
 
+def current_stream() -> Any:
+    """Where launches go: 0, or a stream of numba or of cuda.core."""
+    return _stream
+
+
 @contextmanager
 def launching_on(stream: Any) -> Iterator[None]:
     """Send the launches of this block to another stream."""
@@ -199,8 +205,12 @@ class CudaPlan(Plan):
             launch(*given)
 
 
+POOL_GEOMETRY = "UniTuple(int32, 12)"
+"""Batch, height, width, channels; rows and columns of y; pool; stride; padding above and on the left."""
+
+
 class CudaPoolPlan(CudaPlan):
-    """Base of the pooling plans: one thread per result."""
+    """Base of the pooling plans: one thread per result, all arrays flat."""
 
     spec: PoolSpec
     offers = (FORWARD, GRAD_INPUT)
@@ -213,10 +223,14 @@ class CudaPoolPlan(CudaPlan):
         return (one_thread_each(cls.kernels[direction], results),)
 
     def prepare(self) -> None:
-        """Compile, and fix ``geometry``: pool, stride, padding above and on the left."""
+        """Compile, and fix ``geometry``."""
         super().prepare()
-        (top, _), (left, _) = self.spec.pads
-        self.geometry = self.spec.pool, self.spec.step, (top, left)
+        spec = self.spec
+        (top, _), (left, _) = spec.pads
+        self.geometry = int32s(*spec.x_shape, *spec.y_shape[1:3], *spec.pool, *spec.step, top, left)
+
+    def forward(self, x, out):
+        self.enqueue(FORWARD, (flat(x), flat(out), self.geometry))
 
 
 def implementation(
@@ -234,12 +248,12 @@ def implementation(
         if own is not None:
             return own
         refused = (launch.why_not() for launch in plan_type.launches(spec, direction))
-        return next((text for text in refused if text), None) or _too_large(plan_type, spec, direction)
+        return next((text for text in refused if text), None) or too_large(plan_type, spec, direction)
 
     return Implementation(plan_type, algorithm=algorithm, why_not=reason, note=note)
 
 
-def _too_large(plan_type: type[CudaPlan], spec: Spec, direction: str) -> str | None:
+def too_large(plan_type: type[Plan], spec: Spec, direction: str) -> str | None:
     """The reason why a call's arrays and scratch do not fit into the device's free memory, or None."""
     free = CUDA.free_bytes()
     arrays = sum(math.prod(a.shape) for a in arguments(spec, direction) if a.shape is not None) * ITEMSIZE[spec.dtype]
@@ -249,12 +263,45 @@ def _too_large(plan_type: type[CudaPlan], spec: Spec, direction: str) -> str | N
     return f"needs {arrays} bytes of arrays and {scratch} of scratch; {free} bytes are free on the device"
 
 
+def needs_wide_indices(spec: ConvSpec | PoolSpec, direction: str) -> str | None:
+    """The reason why a kernel that counts in 32 bits cannot compute this, or None."""
+    sizes = [math.prod(argument.shape) for argument in arguments(spec, direction) if argument.shape is not None]
+    sides = [side + sum(pads) for side, pads in zip(spec.x_shape[1:3], spec.pads, strict=True)]
+    steps = [*spec.stride, *spec.dilation] if isinstance(spec, ConvSpec) else spec.step
+    most = max(*sizes, *sides, *steps)
+    return f"its indices have 32 bits, and do not count to {most}" if most >= 2**31 else None
+
+
+def int32s(*values: int) -> tuple[np.int32, ...]:
+    """Numbers as a kernel takes them whose argument is "UniTuple(int32, ...)"."""
+    return tuple(map(np.int32, values))
+
+
+def flat(array: Any) -> Any:
+    """The same memory as a vector, whose element a kernel finds with one addition."""
+    return array.reshape(array.size)
+
+
+@device_function
+def divide(value, divisor):
+    """Quotient and remainder, of numbers from 0 to 2^31 - 1: unsigned, which leaves no rounding to mend."""
+    quotient = np.int32(np.uint32(value) // np.uint32(divisor))
+    return quotient, np.int32(value - quotient * divisor)
+
+
 @device_function
 def unravel(index, shape):
-    """Position in a row-major 4-D array of the element with this flat index."""
-    rest, m = index // shape[3], index % shape[3]
-    rest, k = rest // shape[2], rest % shape[2]
-    return rest // shape[1], rest % shape[1], k, m
+    """Position in a row-major 4-D array of fewer than 2^31 elements of the one with this flat index."""
+    rest, m = divide(index, shape[3])
+    rest, k = divide(rest, shape[2])
+    n, i = divide(rest, shape[1])
+    return n, i, k, m
+
+
+@device_function
+def position(n, row, column, c, height, width, channels):
+    """Index of this element in the flat array; unsigned, since numba asks a signed index whether it is negative."""
+    return np.uint64(np.int32(((n * height + row) * width + column) * channels + c))
 
 
 @device_function
@@ -268,4 +315,6 @@ def under(window, pool, stride, before, size):
 def covering(pixel, pool, stride, before, windows):
     """First pooling window over a pixel along one axis, and the one past the last."""
     place = pixel + before
-    return max((place - pool) // stride + 1, 0), min(place // stride + 1, windows)
+    first, _ = divide(max(place - pool + stride, 0), stride)
+    last, _ = divide(place, stride)
+    return first, min(last + 1, windows)

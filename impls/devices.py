@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from impls.cuda_packages import explained
+
 
 def _nothing() -> None:
     return None
@@ -88,15 +90,15 @@ def _cuda_missing() -> str | None:
     try:
         from numba import config, cuda
     except ImportError as error:
-        return f"numba's CUDA target cannot be imported: {error}"
+        return explained(f"numba's CUDA target cannot be imported: {error}")
     if config.ENABLE_CUDASIM:
         return None
     if not cuda.is_available():
-        return "no CUDA device or driver is visible"
+        return explained("no CUDA device or driver is visible")
     try:
         right = _cuda_doubles()
     except Exception as error:  # any failure of a driver or a compiler is a reason, not a crash
-        return f"the CUDA device cannot be used: {type(error).__name__}: {error}"
+        return explained(f"the CUDA device cannot be used: {type(error).__name__}: {error}")
     return None if right else "the CUDA device does not compute 1 + 1 = 2"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from impls.arrays import array_module
 from impls.contract import FLOAT32
 from impls.specs import PoolSpec
 
@@ -28,7 +29,7 @@ def taps(spec: PoolSpec) -> Iterator[tuple[slice, slice]]:
 
 def padded(spec: PoolSpec, x: np.ndarray, fill: float) -> np.ndarray:
     """x in float64 with a border of ``fill``."""
-    return np.pad(np.asarray(x, np.float64), ((0, 0), *spec.pads, (0, 0)), constant_values=fill)
+    return array_module(x).pad(x.astype(np.float64), ((0, 0), *spec.pads, (0, 0)), constant_values=fill)
 
 
 def inside(spec: PoolSpec, xp: np.ndarray) -> np.ndarray:

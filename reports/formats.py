@@ -1,17 +1,20 @@
-"""Tables as values, and how they are written: for a terminal (rich), as Markdown, as LaTeX, as CSV."""
+"""Tables as values, and how they are written: for a terminal (rich), as Markdown, as HTML, as LaTeX, as CSV.
+
+Only what is written for a terminal needs rich.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from html import escape
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
-from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
-from rich.rule import Rule
-from rich.table import Table as Grid
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group, RenderableType
+    from rich.table import Table as Grid
 
 FORMATS = ("table", "markdown", "csv", "latex")
 MISSING = "-"
@@ -94,6 +97,8 @@ def with_interval(median: float, low: float, high: float, written: Number = numb
 
 def show(report: Report, console: Console) -> None:
     """Print a report. Lines longer than the console run over its edge: no number is ever cut short."""
+    from rich.text import Text
+
     console.width = max([console.width, *(sum(_widths(table)) + 2 * len(table.headings) for table in report.tables)])
     for label, line in report.heading:
         console.print(Text.assemble((f"{label}: ", "bold"), line))
@@ -114,6 +119,10 @@ def rich_table(table: Table) -> Group:
 
     Sections are grids of equal column widths, so that a long section title does not widen the first column.
     """
+    from rich.console import Group
+    from rich.rule import Rule
+    from rich.text import Text
+
     widths = _widths(table)
     headings = Line(tuple(_broken(heading) if heading not in table.left else heading for heading in table.headings))
     shown: list[RenderableType] = [Text(), Text(table.title, "bold"), _grid(table, widths, [headings])]
@@ -135,6 +144,28 @@ def markdown_table(table: Table) -> str:
             lines.append(_markdown_line([f"**{cell}**" if line.strong else cell for cell in line.cells]))
     notes = "".join(f"\n\n{note}." for note in table.notes)
     return f"### {table.title}\n\n" + "\n".join(lines) + notes
+
+
+def html_table(table: Table) -> str:
+    """A table as HTML, under a heading of the second level; alarming cells have the class alarm."""
+    sides = ["left" if heading in table.left else "right" for heading in table.headings]
+    head = "".join(f'<th class="{side}">{escape(h)}</th>' for h, side in zip(table.headings, sides, strict=True))
+    body = []
+    for section in table.sections:
+        if section.title:
+            body.append(f'<tr><th colspan="{len(table.headings)}" class="section">{escape(section.title)}</th></tr>')
+        for line in section.lines:
+            cells = (_html_cell(cell, side, line.strong) for cell, side in zip(line.cells, sides, strict=True))
+            body.append(f"<tr>{''.join(cells)}</tr>")
+    notes = "".join(f"<p>{escape(note)}.</p>" for note in table.notes)
+    rows = "\n".join(body)
+    return f"<h2>{escape(table.title)}</h2>\n<table>\n<tr>{head}</tr>\n{rows}\n</table>\n{notes}"
+
+
+def _html_cell(cell: str, side: str, strong: bool) -> str:
+    kind = f"{side} alarm" if _style(cell) else side
+    text = escape(cell).replace("\n", "<br>")
+    return f'<td class="{kind}">{f"<b>{text}</b>" if strong else text}</td>'
 
 
 def latex_table(table: Table) -> str:
@@ -159,6 +190,8 @@ def _indent(table: Table) -> str:
 
 def _widths(table: Table) -> list[int]:
     """Characters that each column needs; a last column that is aligned left may be wrapped."""
+    from rich.cells import cell_len
+
     indent = _indent(table)
     rows = [(indent + line.cells[0], *line.cells[1:]) for section in table.sections for line in section.lines]
     rows.append(tuple(_broken(heading) for heading in table.headings))
@@ -171,7 +204,10 @@ def _widths(table: Table) -> list[int]:
 
 
 def _grid(table: Table, widths: Sequence[int], lines: Sequence[Line], indent: str = "") -> Grid:
-    grid = Grid.grid(padding=(0, 2, 0, 0))
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable.grid(padding=(0, 2, 0, 0))
     for heading, width in zip(table.headings, widths, strict=True):
         is_left = heading in table.left
         is_wrapped = is_left and heading == table.headings[-1]

@@ -35,6 +35,9 @@ _LAST_COLUMNS = (
 )
 
 
+FIRST = ("keras", "torch", "torch_cuda", "keras_jax_cuda")
+"""The competitors that stand before all others."""
+
 _ENDS = ("", "_low", "_high")
 """Of an interval's columns."""
 
@@ -98,9 +101,9 @@ def latest(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def competitors(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The competitors over which a ratio was formed: keras and torch first, then by name."""
+    """The competitors over which a ratio was formed: those of FIRST in their order, then by name."""
     found = {name for row in rows for name in row.speedups}
-    return tuple(sorted(found, key=lambda name: (name != "keras", name != "torch", name)))
+    return (*(name for name in FIRST if name in found), *sorted(found.difference(FIRST)))
 
 
 def figures(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -138,15 +138,19 @@ def _gpu_text(machine: Mapping[str, Any]) -> str | None:
 
 
 def summary(run: Run, rows: Iterable[Row]) -> Table:
-    """Per op, direction and implementation: cases right, worst error, speed-ups, GFLOP/s, statuses; ours first."""
+    """Per op, direction and implementation: cases right, worst error, speed-ups, GFLOP/s, statuses; ours first.
+
+    What this machine cannot run at all is in the frame only, and in the table of what was not timed.
+    """
     rows = latest(rows)
-    against = _against(rows)
+    against, absent = _against(rows), _absent(rows)
     records, sections = [], []
     for (op, direction), part in _by_direction(rows).items():
         found = [_summary_record(name, own, against) for name, own in _by_implementation(part).items()]
         found.sort(key=lambda record: (record["competitor"], *(-(record[f"over_{n}"] or 0) for n in against)))
         records += [{"op": op, "direction": direction, **record} for record in found]
-        sections.append(Section(f"{op} {direction}", tuple(_summary_line(record, against) for record in found)))
+        shown = [record for record in found if record["implementation"] not in absent]
+        sections.append(Section(f"{op} {direction}", tuple(_summary_line(record, against) for record in shown)))
     headings = ("implementation", "right", "error", *(f"{TIMES} {n}" for n in against), "GFLOP/s", "not ok")
     return Table(
         f"Summary{_where(run)}",
@@ -314,8 +318,11 @@ def pivot(run: Run, rows: Iterable[Row]) -> Table:
 def not_timed(run: Run, rows: Iterable[Row]) -> Table:
     """What carries no time, with its status and reason; the commonest reason where there are several."""
     rows = [row for row in latest(rows) if row.status not in TIMED]
-    sections = []
-    for (op, direction), part in _by_direction(rows).items():
+    absent = _absent(rows)
+    counts = Counter(row.implementation for row in rows)
+    nowhere = tuple(Line((name, "UNAVAILABLE", str(counts[name]), reason)) for name, reason in absent.items())
+    sections = [Section("this machine", nowhere)] if nowhere else []
+    for (op, direction), part in _by_direction(row for row in rows if row.implementation not in absent).items():
         lines = []
         for name, own in _by_implementation(part).items():
             for status in dict.fromkeys(row.status for row in own):
@@ -368,10 +375,21 @@ def _where(run: Run) -> str:
     return " · " + ", ".join(filter(None, parts))
 
 
+def _absent(rows: Iterable[Row]) -> dict[str, str]:
+    """The implementations that this machine cannot run at all, with the reason, which is the same everywhere."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row.implementation, set()).add((row.status, row.reason))
+    single = {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+    return {name: reason for name, (status, reason) in single.items() if status == "UNAVAILABLE"}
+
+
 def _declarations(rows: Iterable[Row]) -> str:
     """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash."""
     found: dict[str, list[dict[str, None]]] = {}
-    for row in sorted(latest(rows), key=_listing_order):
+    rows = latest(rows)
+    absent = _absent(rows)
+    for row in sorted((row for row in rows if row.implementation not in absent), key=_listing_order):
         declared = found.setdefault(_label(row), [{}, {}, {}])
         for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device), strict=True):
             if value:
@@ -380,8 +398,12 @@ def _declarations(rows: Iterable[Row]) -> str:
 
 
 def _against(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The competitors that have a column in a terminal: the first two."""
-    return competitors(rows)[:2]
+    """The competitors that have a column in a terminal: the first two on each device."""
+    device_of = {row.implementation: row.device for row in rows}
+    found: dict[str, list[str]] = {}
+    for name in competitors(rows):
+        found.setdefault(device_of.get(name, ""), []).append(name)
+    return tuple(name for names in found.values() for name in names[:2])
 
 
 def _by_direction(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

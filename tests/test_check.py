@@ -5,7 +5,7 @@ import pytest
 
 from bench import check, inputs
 from impls import parse_case, reference
-from impls.contract import DIRECT, FFT, FLOAT32
+from impls.contract import DIRECT, FFT, FLOAT32, TF32
 
 CASE = parse_case("conv2d:2x6x5x4,k3x3,f8,relu")
 U = 2.0**-24
@@ -50,6 +50,24 @@ def test_a_rounded_reference_is_right_and_a_slightly_worse_one_is_not(direction)
     outputs[0] *= np.float32(1 + 40 * U)
     worse = check.verdict(CASE, direction, inputs.SPARSE_FIRST, arrays, outputs, truth, DIRECT, FLOAT32)
     assert not worse.is_right
+
+
+@pytest.mark.parametrize("direction", ["forward", "grad_weights", "grad_input"])
+@pytest.mark.parametrize("design", [inputs.SPARSE_FIRST, inputs.SPARSE_SECOND])
+def test_tf32_takes_factors_of_11_bits_and_neither_fewer_nor_for_float32(direction, design):
+    """Cut off, not rounded: the larger error of the two. bfloat16 keeps 8 bits."""
+    arrays = inputs.make(CASE, direction, design, seed=1)
+    truth = check.expected(CASE, direction, arrays)
+
+    def bounds(bits: int, arithmetic: str) -> float:
+        mask = np.uint32(0xFFFFFFFF << (24 - bits) & 0xFFFFFFFF)
+        cut = [(a.view(np.uint32) & mask).view(np.float32) for a in arrays[:2]]
+        outputs = compute(CASE, direction, [*cut, *arrays[2:]])
+        return check.verdict(CASE, direction, design, arrays, outputs, truth, DIRECT, arithmetic).bounds
+
+    assert 0.05 < bounds(11, TF32) <= 1
+    assert bounds(8, TF32) > 1
+    assert bounds(11, FLOAT32) > 100
 
 
 def test_integers_must_be_exact_unless_an_fft_computes_them():

@@ -12,12 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench import inputs, local
+from bench.awkward import SHAPES
 from bench.check import ROUNDOFF, SMALLEST_NORMAL
 from impls import OPS, Case, Unavailable, get, names, parse, reference
 from impls.contract import FFT, Implementation
 from impls.devices import CPU
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, PoolSpec, SpecError, arguments, directions_of, spec_type
-from tests.shapes import SHAPES
 
 IMPLEMENTATIONS = [pytest.param(op, name, id=f"{op}-{name}") for op in OPS for name in names(op)]
 
@@ -59,7 +59,7 @@ def usable(op: str, name: str) -> Implementation:
         reason = implementation.missing()
     except Unavailable as error:
         reason = str(error)
-    if reason and "cuda" in name and os.environ.get("LAYERBENCH_REQUIRE_CUDA") == "1":
+    if reason and ("cuda" in name or "cupy" in name) and os.environ.get("LAYERBENCH_REQUIRE_CUDA") == "1":
         pytest.fail(f"{name} is required: {reason}")
     if reason:
         pytest.skip(f"{name}: {reason}")

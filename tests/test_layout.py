@@ -68,9 +68,17 @@ def test_no_module_imports_a_heavy_library_when_it_is_imported(path):
     assert not imported(at_import_time(tree(path))) & HEAVY
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if not p.name.startswith("numba_cuda_")], ids=name_of)
+CUDA = ("numba_cuda_", "cuda_", "_cuda_", "cupy")
+"""How the names of modules begin that may import what imports CUDA."""
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if not p.name.startswith(CUDA)], ids=name_of)
 def test_only_cuda_implementations_import_what_imports_cuda(path):
-    assert "impls.cuda_setup" not in imported(ast.walk(tree(path)))
+    assert not [
+        name
+        for name in imported(ast.walk(tree(path)))
+        if name.startswith(("impls.cuda_setup", "impls.cuda_gemm", "impls.cupy_"))
+    ]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)

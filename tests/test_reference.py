@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from bench.awkward import SHAPES
 from impls import PoolSpec, parse, reference
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
-from tests.shapes import SHAPES
 
 TINY_POOLS = ("2x4x5x2,pool2x3", "1x5x4x2,pool3x3,s2x1,same", "1x5x5x2,pool2x2,s3x3,p1:1:0:1")
 

@@ -81,7 +81,7 @@ def test_competitors_are_labelled_and_never_among_ours(op):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(KeyError, match="no implementation 'fastest' of dense; known: numba_jit, numpy"):
+    with pytest.raises(KeyError, match=r"no implementation 'fastest' of dense; known: .*numba_jit, numpy"):
         impls.get("dense", "fastest")
 
 

@@ -148,13 +148,20 @@ def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     table = tables.summary(RUN, ROWS)
     assert line_of(table, "numpy_gemm")[1:4] == ("2/2", "0.25", "1.00 ±100%")
     assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "10.0", "1 wrong")
-    assert line_of(table, "cuda")[-1] == "2 unavailable"
     assert line_of(table, "keras †")[1] == formats.MISSING
 
 
 def test_the_summary_lists_ours_by_speed_and_competitors_last():
     names = [line.cells[0] for line in tables.summary(RUN, ROWS).sections[0].lines]
-    assert names == ["cv2", "numpy_gemm", "cuda", "keras †"]
+    assert names == ["cv2", "numpy_gemm", "keras †"]
+
+
+def test_what_the_machine_cannot_run_is_said_once_and_stays_in_the_frames():
+    assert tables.not_timed(RUN, ROWS).sections[0].title == "this machine"
+    (line,) = tables.not_timed(RUN, ROWS).sections[0].lines
+    assert line.cells[:3] == ("cuda", "UNAVAILABLE", "2")
+    assert "cuda" in set(tables.summary(RUN, ROWS).frame["implementation"])
+    assert "cuda" not in dict(tables.heading(RUN, ROWS))["implementations"]
 
 
 def test_the_means_say_on_how_many_cases_they_stand_and_why_others_are_left_out():

@@ -1,9 +1,12 @@
 """The grids are the published ones, and a file of cases is read or refused."""
 
+import dataclasses
+
 import pytest
 
 from bench import suites
 from impls import OPS, SpecError
+from impls.specs import directions_of, traffic
 
 
 @pytest.mark.parametrize(("name", "cases"), [("paper", 162), ("paper-large-kernels", 486)])
@@ -60,10 +63,24 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_an_unknown_suite_names_the_known_ones():
-    with pytest.raises(SpecError, match="quick, paper, paper-large-kernels, networks"):
+    with pytest.raises(SpecError, match="quick, paper, paper-large-kernels, networks, awkward"):
         suites.load("nonsense")
 
 
 def test_another_batch_changes_every_case():
     suite = suites.with_batch(suites.load("quick"), 3)
     assert {case.spec.batch for case in suite.cases} == {3}
+
+
+def test_every_operation_has_awkward_cases():
+    assert {case.op for case in suites.load("awkward").cases} == set(OPS)
+
+
+@pytest.mark.parametrize("most", [10_000, 200_000, 1e9])
+def test_a_cut_batch_is_the_largest_that_fits(most):
+    for case, cut in zip(suites.load("quick").cases, suites.within(suites.load("quick"), most).cases, strict=True):
+        larger = dataclasses.replace(cut.spec, batch=cut.spec.batch + 1)
+        sizes = [max(traffic(spec, d) for d in directions_of(case.op)) for spec in (cut.spec, larger)]
+        assert dataclasses.replace(cut.spec, batch=case.spec.batch) == case.spec
+        assert sizes[0] <= most or cut.spec.batch == 1
+        assert sizes[1] > most or cut == case

@@ -12,52 +12,58 @@ import numpy as np
 
 from impls.contract import DIRECT
 from impls.cuda_setup import (
-    ARRAY4,
-    PAIR,
+    POOL_GEOMETRY,
+    VECTOR,
     ZERO,
     CudaPoolPlan,
     covering,
     cuda,
+    flat,
     implementation,
     kernel,
+    needs_wide_indices,
+    position,
     under,
     unravel,
 )
 from impls.specs import FORWARD, GRAD_INPUT
 
 
-@kernel(ARRAY4, ARRAY4, PAIR, PAIR, PAIR)
-def _forward(x, y, pool, stride, before):
+@kernel(VECTOR, VECTOR, POOL_GEOMETRY)
+def _forward(x, y, geometry):
     """One thread per value of y."""
+    batch, height, width, channels, out_height, out_width, pool_i, pool_j, step_i, step_j, top, left = geometry
     index = cuda.grid(1)
-    if index >= y.size:
+    if index >= batch * out_height * out_width * channels:
         return
-    n, i, j, c = unravel(index, y.shape)
-    top, bottom = under(i, pool[0], stride[0], before[0], x.shape[1])
-    left, right = under(j, pool[1], stride[1], before[1], x.shape[2])
+    n, i, j, c = unravel(index, (batch, out_height, out_width, channels))
+    first_row, stop_row = under(i, pool_i, step_i, top, height)
+    first_column, stop_column = under(j, pool_j, step_j, left, width)
     total = ZERO
-    for row in range(top, bottom):
-        for column in range(left, right):
-            total += x[n, row, column, c]
-    y[n, i, j, c] = total / np.float32((bottom - top) * (right - left))
+    for row in range(first_row, stop_row):
+        for column in range(first_column, stop_column):
+            total += x[position(n, row, column, c, height, width, channels)]
+    y[np.uint64(index)] = total / np.float32((stop_row - first_row) * (stop_column - first_column))
 
 
-@kernel(ARRAY4, ARRAY4, PAIR, PAIR, PAIR)
-def _grad_input(dy, dx, pool, stride, before):
+@kernel(VECTOR, VECTOR, POOL_GEOMETRY)
+def _grad_input(dy, dx, geometry):
     """One thread per value of dx."""
+    batch, height, width, channels, out_height, out_width, pool_i, pool_j, step_i, step_j, top, left = geometry
     index = cuda.grid(1)
-    if index >= dx.size:
+    if index >= batch * height * width * channels:
         return
-    n, row, column, c = unravel(index, dx.shape)
-    first_i, stop_i = covering(row, pool[0], stride[0], before[0], dy.shape[1])
-    first_j, stop_j = covering(column, pool[1], stride[1], before[1], dy.shape[2])
+    n, row, column, c = unravel(index, (batch, height, width, channels))
+    first_i, stop_i = covering(row, pool_i, step_i, top, out_height)
+    first_j, stop_j = covering(column, pool_j, step_j, left, out_width)
     total = ZERO
     for i in range(first_i, stop_i):
-        top, bottom = under(i, pool[0], stride[0], before[0], dx.shape[1])
+        first_row, stop_row = under(i, pool_i, step_i, top, height)
         for j in range(first_j, stop_j):
-            left, right = under(j, pool[1], stride[1], before[1], dx.shape[2])
-            total += dy[n, i, j, c] / np.float32((bottom - top) * (right - left))
-    dx[n, row, column, c] = total
+            first_column, stop_column = under(j, pool_j, step_j, left, width)
+            pixels = np.float32((stop_row - first_row) * (stop_column - first_column))
+            total += dy[position(n, i, j, c, out_height, out_width, channels)] / pixels
+    dx[np.uint64(index)] = total
 
 
 class NumbaCudaDirect(CudaPoolPlan):
@@ -65,11 +71,8 @@ class NumbaCudaDirect(CudaPoolPlan):
 
     kernels: ClassVar = {FORWARD: _forward, GRAD_INPUT: _grad_input}
 
-    def forward(self, x, out):
-        self.enqueue(FORWARD, (x, out, *self.geometry))
-
     def grad_input(self, x, y, dy, dx):
-        self.enqueue(GRAD_INPUT, (dy, dx, *self.geometry))
+        self.enqueue(GRAD_INPUT, (flat(dy), flat(dx), self.geometry))
 
 
-IMPL = implementation(NumbaCudaDirect, algorithm=DIRECT, note="one thread per result")
+IMPL = implementation(NumbaCudaDirect, algorithm=DIRECT, note="one thread per result", why_not=needs_wide_indices)

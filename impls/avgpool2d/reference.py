@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from impls.arrays import array_module
 from impls.contract import DIRECT, FLOAT64, Implementation, Plan
 from impls.specs import DIRECTIONS, PoolSpec
 from impls.windows import counts, inside, padded, taps
@@ -16,15 +17,16 @@ class Reference(Plan):
     offers = (DIRECTIONS[0], DIRECTIONS[2])
 
     def forward(self, x, out):
-        xp = padded(self.spec, x, 0.0)
-        y = np.zeros(self.spec.y_shape)
+        xp, image = array_module(x), padded(self.spec, x, 0.0)
+        y = xp.zeros(self.spec.y_shape)
         for rows, columns in taps(self.spec):
-            y += xp[:, rows, columns]
-        out[...] = y / counts(self.spec)
+            y += image[:, rows, columns]
+        out[...] = y / xp.asarray(counts(self.spec))
 
     def grad_input(self, x, y, dy, dx):
-        share = np.asarray(dy, np.float64) / counts(self.spec)
-        dxp = padded(self.spec, np.zeros(self.spec.x_shape), 0.0)
+        xp = array_module(dy)
+        share = dy.astype(np.float64) / xp.asarray(counts(self.spec))
+        dxp = padded(self.spec, xp.zeros(self.spec.x_shape), 0.0)
         for rows, columns in taps(self.spec):
             dxp[:, rows, columns] += share
         dx[...] = inside(self.spec, dxp)

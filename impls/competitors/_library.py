@@ -15,15 +15,18 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from impls.contract import Call, Plan
-from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
+from impls.contract import FLOAT32, FLOAT64, TF32, Call, Plan
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Spec, arguments
 
 Run: TypeAlias = Callable[[], Iterable[Any]]
-"""Computes and returns the results that exist, in the contract's order; finished when it returns."""
+"""Computes and returns the results that exist, in the contract's order.
+
+They are finished when it returns, or on a GPU when the device's ``wait`` returns: there a library enqueues.
+"""
 
 
 class ResultCall(Call):
@@ -47,6 +50,19 @@ class LibraryPlan(Plan):
 
     A call may use the contents that its inputs had when it was bound: each library's file says which.
     """
+
+    arithmetic: ClassVar[str] = FLOAT32
+    """Of problems in float32."""
+
+    @classmethod
+    def set_threads(cls, count: int) -> None:
+        """Let the library compute with ``count`` threads. Raises RuntimeError if it has started with another count."""
+        raise NotImplementedError
+
+    @classmethod
+    def threads(cls) -> dict[str, int]:
+        """The numbers of threads in force, by the library's names for them."""
+        raise NotImplementedError
 
     def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
         """The computation on resident tensors made of the inputs, which come by their names in the contract."""
@@ -88,6 +104,20 @@ class LibraryPlan(Plan):
 def missing(library: str) -> str | None:
     """The reason why a library cannot be used, or None; it is looked for and not imported."""
     return None if find_spec(library) else f"{library} is not installed"
+
+
+def arithmetic_of(plan_type: type[LibraryPlan]) -> str | Callable[[Any, str], str]:
+    """What plans of this type declare: float64 for problems in it, which TF32 refuses."""
+    if plan_type.arithmetic == TF32:
+        return TF32
+    return lambda spec, direction: FLOAT64 if spec.dtype == "float64" else plan_type.arithmetic
+
+
+def why_not_tf32(plan_type: type[LibraryPlan], spec: Spec) -> str | None:
+    """The reason why a plan in TF32 is not for this problem, or None."""
+    if plan_type.arithmetic == TF32 and spec.dtype != FLOAT32:
+        return f"TF32 is an arithmetic for float32, not for {spec.dtype}"
+    return None
 
 
 @contextmanager

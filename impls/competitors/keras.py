@@ -1,4 +1,4 @@
-"""Keras, whatever its backend: the layer itself, compiled, on resident tensors; and ``model.predict`` on NumPy arrays.
+"""Keras on each of its backends: the layer itself, compiled, on resident tensors; ``model.predict`` on NumPy arrays.
 
 ``keras``
     The layer as a compiled training step runs it: tf.function without XLA (Keras' own choice on a CPU), jax.jit, or
@@ -8,8 +8,13 @@
     ``model.predict`` of a model of this one layer: NumPy in, NumPy out, the whole batch in one step. Most of a small
     case's time is Keras' data pipeline. Setting the weights, which are new at each call, is part of it.
 
-The backend is KERAS_BACKEND's, or that of Keras' configuration file, or TensorFlow. A call uses the contents that its
-arrays had when it was bound: a backend's tensors are copies.
+    Of these two the backend is KERAS_BACKEND's, or that of Keras' configuration file, or TensorFlow.
+``keras_jax_cuda``, ``keras_tensorflow_cuda``, ``keras_torch_cuda``, and each with ``_tf32``
+    The same as ``keras`` on a GPU, in float32 or TF32, on the backend of its name: Keras has one backend in a process,
+    so each needs a process of its own. tf.function compiles with XLA, as Keras does where there is a GPU. A call
+    enqueues and does not wait.
+
+A call uses the contents that its arrays had when it was bound: a backend's tensors are copies.
 """
 
 from __future__ import annotations
@@ -17,16 +22,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from impls.competitors._library import LibraryPlan, Run, missing, quiet, quiet_import
-from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM, Implementation
+from impls.competitors._devices import cuda_of
+from impls.competitors._library import LibraryPlan, Run, arithmetic_of, missing, quiet, quiet_import, why_not_tf32
+from impls.contract import DIRECT, FLOAT32, GEMM, TF32, Implementation
 from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, PoolSpec, Spec
 
 BACKENDS = {
@@ -34,33 +41,26 @@ BACKENDS = {
     "jax": "jax.jit",
     "torch": "eager PyTorch",
 }
-"""What a compiled call is, for each backend that is offered."""
+"""What a compiled call is on a CPU, for each backend that is offered."""
+ON_GPU = BACKENDS | {"tensorflow": "tf.function with XLA"}
+"""And on a GPU."""
 
-COMPILED = ""
-PREDICT = "_predict"
+CPU = "cpu:0"
+GPU = "gpu:0"
+"""Keras' words for where tensors are."""
 
 
 def backend_name() -> str:
-    """The backend that Keras uses, or will use once it is imported."""
+    """The backend that Keras uses, or will use once it is imported, where nothing else is chosen."""
     if "KERAS_BACKEND" in os.environ:
         return os.environ["KERAS_BACKEND"]
     config = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
     return json.loads(config.read_text()).get("backend", "tensorflow") if config.exists() else "tensorflow"
 
 
-def set_threads(count: int) -> None:
-    """Let the backend compute with ``count`` threads. Raises RuntimeError if it has started with another count."""
-    _backend().set_threads(count)
-
-
-def threads() -> dict[str, int]:
-    """The numbers of threads in force, by the backend's names for them."""
-    return _backend().threads()
-
-
-def _backend() -> Any:
+def _backend(name: str) -> Any:
     """The module beside this one that compiles for the backend."""
-    return importlib.import_module(f"impls.competitors._keras_{backend_name()}")
+    return importlib.import_module(f"impls.competitors._keras_{name}")
 
 
 class KerasPlan(LibraryPlan):
@@ -68,14 +68,35 @@ class KerasPlan(LibraryPlan):
 
     op: str
     spec: Any
+    chosen: ClassVar[str | None] = None
+    """The backend that the figure names; None where it is Keras' own choice."""
+    place: ClassVar[str] = CPU
+    as_on_gpu: ClassVar[bool] = False
+    """Whether the arithmetic is set, and calls are compiled and enqueued as for a GPU."""
+
+    @classmethod
+    def set_threads(cls, count: int) -> None:
+        """Let the backend compute with ``count`` threads. Raises RuntimeError if it has started with another count."""
+        _backend(cls.chosen or backend_name()).set_threads(count)
+
+    @classmethod
+    def threads(cls) -> dict[str, int]:
+        """The numbers of threads in force, by the backend's names for them."""
+        return _backend(cls.chosen or backend_name()).threads()
 
     def prepare(self):
-        self.backend = _backend()
-        self.backend.start()
+        name = self.chosen or backend_name()
+        self.backend = _backend(name)
+        if self.place == GPU:
+            self.backend.start_on_gpu()
+        else:
+            self.backend.start()
+        if self.chosen:
+            os.environ["KERAS_BACKEND"] = self.chosen
         self.keras = quiet_import("keras")
 
     def get(self, direction, result, out):
-        """Copy one result; Keras' layouts are ours."""
+        """Copy one result, which waits for it; Keras' layouts are ours."""
         with quiet():
             np.copyto(out, self.keras.ops.convert_to_numpy(result))
 
@@ -105,20 +126,28 @@ class KerasPlan(LibraryPlan):
 
 
 class Compiled(KerasPlan):
-    """The layer as a function of (x, w, b), compiled by the backend for each bound call."""
+    """The layer as a function of (x, w, b), compiled by the backend for each bound call.
+
+    On a GPU the arithmetic of the plan bound last holds for the whole process; JAX compiles it in at the first call.
+    """
 
     def bound(self, direction: str, inputs: Mapping[str, Any]) -> Run:
-        layer = self.layer(_activation(self.spec) if direction == FORWARD else None)
+        if self.as_on_gpu:
+            self.backend.set_precision(self.arithmetic)
+        with self.keras.device(self.place):
+            layer = self.layer(_activation(self.spec) if direction == FORWARD else None)
 
         def function(x, *weights):
-            return layer.stateless_call(weights, [], x)[0]
+            with self.keras.device(self.place):  # eager PyTorch calls this at each call
+                return layer.stateless_call(weights, [], x)[0]
 
-        with self.keras.device("cpu"):
-            tensors = [self.backend.tensor(array) for array in self._operands(inputs)]
+        with self.keras.device(self.place):
+            tensors = [self.backend.tensor(array, self.place) for array in self._operands(inputs)]
             if direction == FORWARD:
-                return self.backend.forward(function, tensors)
+                return self.backend.forward(function, tensors, on_gpu=self.as_on_gpu)
             wanted = slice(1, None) if direction == GRAD_WEIGHTS else slice(0, 1)
-            return self.backend.gradient(function, tensors, wanted, self.backend.tensor(inputs["dy"]))
+            dy = self.backend.tensor(inputs["dy"], self.place)
+            return self.backend.gradient(function, tensors, wanted, dy, on_gpu=self.as_on_gpu)
 
     def _operands(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """x, w and b as far as they exist; zeros for what a linear layer's gradient does not depend on."""
@@ -139,7 +168,7 @@ class Predict(KerasPlan):
     def prepare(self):
         super().prepare()
         spec = self.spec
-        with self.keras.device("cpu"):
+        with self.keras.device(self.place):
             layer = self.layer(_activation(spec))
             self.model = self.keras.Sequential([self.keras.Input(batch_shape=spec.x_shape, dtype=spec.dtype), layer])
 
@@ -147,7 +176,7 @@ class Predict(KerasPlan):
         x, *weights = (array for array in inputs.values() if array is not None)
 
         def run():
-            with quiet(), self.keras.device("cpu"):
+            with quiet(), self.keras.device(self.place):
                 self.model.set_weights(weights)
                 return (self.model.predict(x, batch_size=self.spec.batch, verbose=0),)
 
@@ -165,47 +194,83 @@ def _padding(spec: ConvSpec | PoolSpec) -> str | None:
     return "same" if spec.pads == replace(spec, padding="same").pads else None
 
 
-def _requires() -> str | None:
-    """A missing Keras or backend, or a backend without gradients."""
-    backend = backend_name()
+def _requires(chosen: str | None) -> str | None:
+    """A missing Keras or backend, a backend without gradients, or a process that has Keras on another one."""
+    backend = chosen or backend_name()
     if backend not in BACKENDS:
         return f"Keras' {backend!r} backend is not offered; set KERAS_BACKEND to one of {', '.join(BACKENDS)}"
-    return missing("keras") or missing(backend)
+    if reason := missing("keras") or missing(backend):
+        return reason
+    running = sys.modules["keras"].backend.backend() if "keras" in sys.modules else backend
+    return None if running == backend else f"Keras runs on {running} in this process; {backend} needs one of its own"
 
 
-def _why_not(op: str, spec: Any, direction: str) -> str | None:
-    """What Keras' layers cannot express, or compute as something else."""
+def _why_not(plan_type: type[KerasPlan], spec: Any, direction: str) -> str | None:
+    """What Keras' layers cannot express, or compute as something else, or not in this arithmetic."""
     if isinstance(spec, ConvSpec) and max(spec.stride) > 1 and max(spec.dilation) > 1:
         return "Keras refuses a stride above 1 together with a dilation above 1"
     if isinstance(spec, ConvSpec | PoolSpec) and _padding(spec) is None:
         return f"Keras' layers pad 'same' or 'valid', not by {spec.pads}"
-    if op == "avgpool2d" and backend_name() == "torch" and any(before != after for before, after in spec.pads):
+    on_torch = (plan_type.chosen or backend_name()) == "torch"
+    if plan_type.op == "avgpool2d" and on_torch and any(before != after for before, after in spec.pads):
         return "on PyTorch Keras averages repeated border pixels where 'same' pads opposite sides differently"
-    return None
+    return why_not_tf32(plan_type, spec)
 
+
+def _on_cuda(backend: str, arithmetic: str) -> dict[str, Any]:
+    """What a plan on CUDA has beyond one on the CPU."""
+    return {
+        "device": cuda_of(lambda: _backend(backend).wait(), arithmetic, on_default_stream=backend == "torch"),
+        "chosen": backend,
+        "place": GPU,
+        "as_on_gpu": True,
+        "arithmetic": arithmetic,
+    }
+
+
+FIGURE: dict[str, tuple[type[KerasPlan], dict[str, Any]]] = {
+    "": (Compiled, {}),
+    "_predict": (Predict, {}),
+    **{
+        f"_{backend}_cuda{ending}": (Compiled, _on_cuda(backend, arithmetic))
+        for backend in sorted(BACKENDS)
+        for ending, arithmetic in (("", FLOAT32), ("_tf32", TF32))
+    },
+}
+"""What makes each figure's plans of the plans above."""
 
 PLANS: dict[tuple[str, str], type[KerasPlan]] = {
-    (op, suffix): type(f"{op.capitalize()}{base.__name__}", (base,), {"op": op})
+    (op, suffix): type(f"{op.capitalize()}{base.__name__}{suffix}", (base,), {"op": op, **attributes})
     for op in ("conv2d", "maxpool2d", "avgpool2d", "dense")
-    for suffix, base in ((COMPILED, Compiled), (PREDICT, Predict))
+    for suffix, (base, attributes) in FIGURE.items()
 }
-FIGURES = {op: tuple(suffix for other, suffix in PLANS if other == op) for op, _ in PLANS}
+FIGURES = {op: tuple(FIGURE) for op, _ in PLANS}
 
 
 def implementation(op: str, suffix: str) -> Implementation:
     """The record of an operation's figure. The backend chooses its algorithm; direct (dense: gemm) is declared."""
-    backend = backend_name()
-    contents = {
-        COMPILED: f"the layer as a compiled step on resident tensors ({BACKENDS.get(backend, 'not offered')})",
-        PREDICT: "model.predict, NumPy in and out, the data pipeline and setting the weights included",
-    }
+    plan_type = PLANS[op, suffix]
     return Implementation(
-        PLANS[op, suffix],
+        plan_type,
         algorithm=GEMM if op == "dense" else DIRECT,
-        arithmetic=lambda spec, direction: FLOAT64 if spec.dtype == "float64" else FLOAT32,
-        why_not=partial(_why_not, op),
-        requires=_requires,
+        arithmetic=arithmetic_of(plan_type),
+        why_not=partial(_why_not, plan_type),
+        requires=partial(_requires, plan_type.chosen),
         competitor=True,
         repeatable=False,
-        note=f"Keras on {backend}: {contents[suffix]}",
+        note=_note(plan_type),
     )
+
+
+def _note(plan_type: type[KerasPlan]) -> str:
+    backend = plan_type.chosen or backend_name()
+    if issubclass(plan_type, Predict):
+        return (
+            f"Keras on {backend}: model.predict, NumPy in and out, the data pipeline and setting the weights included"
+        )
+    if plan_type.place == CPU:
+        how = BACKENDS.get(backend, "not offered")
+        return f"Keras on {backend}: the layer as a compiled step on resident tensors ({how})"
+    how = f"{ON_GPU[backend]}, {plan_type.arithmetic} set for convolutions and products"
+    step = f"the layer as a compiled step on resident channels-last tensors ({how})"
+    return f"Keras on {backend} on CUDA: {step}; a call enqueues, no copies between host and device"

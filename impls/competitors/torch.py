@@ -1,9 +1,17 @@
-"""PyTorch, eager: its own kernels on channels_last views of our arrays.
+"""PyTorch, eager: its own kernels on channels_last tensors.
 
-Images and dense arrays are views: addresses fixed, contents free. Two things are copies, made when a call is bound, as
-a PyTorch program has them before the call: convolution weights in PyTorch's channels_last layout, and what the forward
-pass of max pooling stores for its gradient (indices). Each call allocates its results. Nothing asks for a gradient,
-so no graph is recorded; gradients are the operators that autograd would run.
+``torch``
+    On the CPU. Images and dense arrays are views of ours: addresses fixed, contents free. Two things are copies, made
+    when a call is bound, as a PyTorch program has them before the call: convolution weights in PyTorch's channels_last
+    layout, and what the forward pass of max pooling stores for its gradient (indices).
+``torch_cuda``, ``torch_cuda_tf32``
+    The same on a GPU, in float32 or TF32, set for convolutions and for products of matrices; cuDNN tries its algorithms
+    and keeps the fastest (cudnn.benchmark). All inputs are copies. A call enqueues and does not wait.
+``torch_cuda_graph``
+    The launches of a ``torch_cuda`` call, captured in a CUDA graph when it is bound and replayed by each call.
+
+Each call but a graph's allocates its results. Nothing asks for a gradient, so no autograd graph is recorded; gradients
+are the operators that autograd would run.
 
 A convolution whose padding differs between opposite sides works on a padded copy of x, made in the call; so does max
 pooling where PyTorch's own padding cannot express the windows.
@@ -13,18 +21,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from impls.competitors._library import LibraryPlan, Run, missing, quiet_import
-from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM, Implementation
+from impls.competitors._devices import cuda_of
+from impls.competitors._library import LibraryPlan, Run, arithmetic_of, missing, quiet, quiet_import, why_not_tf32
+from impls.contract import DIRECT, FLOAT32, GEMM, TF32, Call, Implementation, Unavailable
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, DenseSpec, Pair, PoolSpec, Sides
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = "torch"
+CUDA = "cuda"
+"""PyTorch's word for the GPU in use."""
+PRECISIONS = {FLOAT32: "ieee", TF32: "tf32"}
+"""PyTorch's words for the arithmetic of float32 tensors."""
+WARM_UPS = 3
+"""Calls before a capture: cuDNN tries its algorithms and libraries take their workspaces, which none may do in one."""
 NO_BORDER: Sides = ((0, 0), (0, 0))
 WEIGHTS_OURS = (2, 3, 1, 0)
 """(F, C / groups, KH, KW) seen as (KH, KW, C / groups, F)."""
@@ -42,16 +57,87 @@ def threads() -> dict[str, int]:
     return {"torch": quiet_import(LIBRARY).get_num_threads()}
 
 
+def wait() -> None:
+    """Return when all that PyTorch has enqueued on the GPU is done."""
+    quiet_import(LIBRARY).cuda.synchronize()
+
+
+def require_cuda() -> None:
+    """Raises Unavailable with the reason where this PyTorch cannot compute on a GPU."""
+    torch = quiet_import(LIBRARY)
+    if torch.version.cuda is None:
+        raise Unavailable(f"PyTorch {torch.__version__} was built without CUDA")
+    if not hasattr(torch.backends.cudnn, "conv"):
+        raise Unavailable(f"PyTorch {torch.__version__} cannot set the precision of convolutions: 2.9 can")
+    with quiet():  # where it can use none it warns, too
+        if not torch.cuda.is_available():
+            raise Unavailable(f"PyTorch {torch.__version__} for CUDA {torch.version.cuda} sees no GPU it can use")
+
+
+def set_precision(arithmetic: str) -> None:
+    """Compute convolutions and products of float32 matrices on GPUs in this arithmetic, in the whole process.
+
+    Raises RuntimeError where PyTorch does not keep to it.
+    """
+    backends, word = quiet_import(LIBRARY).backends, PRECISIONS[arithmetic]
+    backends.cuda.matmul.fp32_precision = word
+    backends.cudnn.conv.fp32_precision = word
+    in_force = {backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision}
+    if in_force != {word}:
+        raise RuntimeError(f"PyTorch was asked for {word} and has {', '.join(sorted(in_force))}")
+
+
+def captured(run: Run) -> Run:
+    """The launches of a call as a CUDA graph, whose results stay where they are and are filled anew by each replay."""
+    cuda = quiet_import(LIBRARY).cuda
+    side = cuda.Stream()  # as PyTorch asks: what is captured has run on a stream of its own before
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        for _ in range(WARM_UPS):
+            run()
+    cuda.current_stream().wait_stream(side)
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
+        results = tuple(run())
+
+    def replay():
+        graph.replay()
+        return results
+
+    return replay
+
+
 class TorchPlan(LibraryPlan):
     """Imports PyTorch when it is made."""
+
+    place: ClassVar[str] = "cpu"
+    """PyTorch's word for where its tensors are."""
+    as_on_gpu: ClassVar[bool] = False
+    """Whether the arithmetic is set and cuDNN tries its algorithms: what a CPU has no use for."""
+    is_captured: ClassVar[bool] = False
+
+    set_threads = staticmethod(set_threads)
+    threads = staticmethod(threads)
 
     def prepare(self):
         self.torch = quiet_import(LIBRARY)
         self.aten = self.torch.ops.aten
+        if self.place == CUDA:
+            require_cuda()
+
+    def bind(self, direction: str, *arrays: Any) -> Call:
+        """Make the inputs resident. On a GPU the arithmetic of the plan bound last holds for the whole process."""
+        if self.as_on_gpu:
+            set_precision(self.arithmetic)
+            self.torch.backends.cudnn.benchmark = True
+        call = super().bind(direction, *arrays)
+        if self.is_captured:
+            call.run = captured(call.run)
+        return call
 
     def view(self, array: np.ndarray) -> Tensor:
-        """The array itself as a tensor; images (N, H, W, C) are seen as (N, C, H, W)."""
-        tensor = self.torch.from_numpy(array)
+        """The array as a tensor, on the CPU the array itself; images (N, H, W, C) are seen as (N, C, H, W)."""
+        tensor = self.torch.from_numpy(array).to(self.place)
         return tensor.permute(0, 3, 1, 2) if tensor.dim() == 4 else tensor
 
     def padded(self, x: Tensor, border: Sides, fill: float = 0.0) -> Tensor:
@@ -65,7 +151,7 @@ class TorchPlan(LibraryPlan):
         """Copy one result; images and weights come channels first and are transposed here, outside the clock."""
         if result.dim() == 4:
             result = result.permute(WEIGHTS_OURS if direction == GRAD_WEIGHTS else IMAGES_OURS)
-        np.copyto(out, result.numpy())
+        np.copyto(out, result.cpu().numpy())
 
 
 class Conv2D(TorchPlan):
@@ -93,7 +179,7 @@ class Conv2D(TorchPlan):
 
     def _weights(self, w: np.ndarray) -> Tensor:
         """A copy (F, C / groups, KH, KW) in the layout that PyTorch keeps beside channels_last images."""
-        weights = self.torch.from_numpy(w).permute(3, 2, 0, 1)
+        weights = self.torch.from_numpy(w).to(self.place).permute(3, 2, 0, 1)
         return weights.clone(memory_format=self.torch.channels_last)
 
     def _forward(self, x, w, b):
@@ -231,29 +317,59 @@ def _outputs(side: int, before: int, pool: int, step: int, ceil: bool) -> int:
     return count - 1 if ceil and stands_in_far_padding else count
 
 
-def _avgpool_why_not(spec: PoolSpec, direction: str) -> str | None:
-    if _window(spec) is None:
+def _why_not(plan_type: type[TorchPlan], spec: Any, direction: str) -> str | None:
+    """What PyTorch cannot express, or not in this arithmetic."""
+    if issubclass(plan_type, AvgPool2D) and _window(spec) is None:
         return f"PyTorch's average pooling cannot pad by {spec.pads}: opposite sides equally, half a window at most"
-    return None
+    return why_not_tf32(plan_type, spec)
 
 
-PLANS = {"conv2d": Conv2D, "maxpool2d": MaxPool2D, "avgpool2d": AvgPool2D, "dense": Dense}
-FIGURES = dict.fromkeys(PLANS, ("",))
+def _on_cuda(arithmetic: str, **more: Any) -> dict[str, Any]:
+    """What a plan on CUDA has beyond one on the CPU."""
+    return {
+        "device": cuda_of(wait, arithmetic, on_default_stream=True),
+        "place": CUDA,
+        "arithmetic": arithmetic,
+        "as_on_gpu": True,
+        **more,
+    }
 
 
-def _arithmetic(spec, direction: str) -> str:
-    return FLOAT64 if spec.dtype == "float64" else FLOAT32
+FIGURE: dict[str, dict[str, Any]] = {
+    "": {},
+    "_cuda": _on_cuda(FLOAT32),
+    "_cuda_tf32": _on_cuda(TF32),
+    "_cuda_graph": _on_cuda(FLOAT32, is_captured=True),
+}
+"""What makes each figure's plans of the plans above."""
+
+PLANS: dict[tuple[str, str], type[TorchPlan]] = {
+    (op, suffix): type(f"{base.__name__}{suffix}", (base,), attributes)
+    for op, base in {"conv2d": Conv2D, "maxpool2d": MaxPool2D, "avgpool2d": AvgPool2D, "dense": Dense}.items()
+    for suffix, attributes in FIGURE.items()
+}
+FIGURES = {op: tuple(FIGURE) for op, _ in PLANS}
 
 
 def implementation(op: str, suffix: str) -> Implementation:
-    """The record of an operation. PyTorch chooses its algorithm: direct (or gemm, for dense) is declared."""
+    """The record of an operation's figure. PyTorch chooses its algorithm: direct (dense: gemm) is declared."""
+    plan_type = PLANS[op, suffix]
     return Implementation(
-        PLANS[op],
+        plan_type,
         algorithm=GEMM if op == "dense" else DIRECT,
-        arithmetic=_arithmetic,
-        why_not=_avgpool_why_not if op == "avgpool2d" else lambda spec, direction: None,
+        arithmetic=arithmetic_of(plan_type),
+        why_not=partial(_why_not, plan_type),
         requires=partial(missing, LIBRARY),
         competitor=True,
         repeatable=False,
-        note="PyTorch's own kernels, eager, on resident channels_last tensors; each call allocates its results",
+        note=f"PyTorch's own kernels{_note(plan_type)}",
     )
+
+
+def _note(plan_type: type[TorchPlan]) -> str:
+    resident = "on resident channels_last tensors"
+    if plan_type.place != CUDA:
+        return f", eager, {resident}; each call allocates its results"
+    how = "replayed as a CUDA graph" if plan_type.is_captured else "eager"
+    chosen = f"{plan_type.arithmetic} set for convolutions and products, cudnn.benchmark"
+    return f" on CUDA, {how}, {resident}, {chosen}; a call enqueues, no copies between host and device"

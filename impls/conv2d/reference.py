@@ -1,11 +1,13 @@
-"""The definition of convolution in float64: one matrix product per kernel tap.."""
+"""The definition of convolution in float64: one matrix product per kernel tap, wherever the arrays lie."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from impls.arrays import array_module
 from impls.contract import DIRECT, FLOAT64, Implementation, Plan
 from impls.specs import ConvSpec
 
@@ -28,9 +30,9 @@ def groups(spec: ConvSpec) -> Iterator[tuple[slice, slice]]:
         yield slice(g * c, (g + 1) * c), slice(g * f, (g + 1) * f)
 
 
-def padded(spec: ConvSpec, x: np.ndarray) -> np.ndarray:
+def padded(spec: ConvSpec, x: Any) -> Any:
     """x in float64 with its border of zeros."""
-    return np.pad(np.asarray(x, np.float64), ((0, 0), *spec.pads, (0, 0)))
+    return array_module(x).pad(x.astype(np.float64), ((0, 0), *spec.pads, (0, 0)))
 
 
 class Reference(Plan):
@@ -39,35 +41,34 @@ class Reference(Plan):
     spec: ConvSpec
 
     def forward(self, x, w, b, out):
-        xp = padded(self.spec, x)
-        y = np.zeros(self.spec.y_shape)
+        image, w = padded(self.spec, x), w.astype(np.float64)
+        y = array_module(x).zeros(self.spec.y_shape)
         for a, c, rows, columns in taps(self.spec):
             for channels, filters in groups(self.spec):
-                y[..., filters] += xp[:, rows, columns, channels] @ np.asarray(w[a, c, :, filters], np.float64)
+                y[..., filters] += image[:, rows, columns, channels] @ w[a, c, :, filters]
         if b is not None:
             y += b
-        out[...] = np.maximum(y, 0) if self.spec.activation == "relu" else y
+        out[...] = y.clip(0) if self.spec.activation == "relu" else y
 
     def grad_weights(self, x, dy, dw, db):
-        xp = padded(self.spec, x)
+        image, dy = padded(self.spec, x), dy.astype(np.float64)
         for channels, filters in groups(self.spec):
-            rows_of_dy = np.asarray(dy[..., filters], np.float64).reshape(-1, filters.stop - filters.start)
+            rows_of_dy = dy[..., filters].reshape(-1, filters.stop - filters.start)
             for a, c, rows, columns in taps(self.spec):
-                seen = xp[:, rows, columns, channels]
+                seen = image[:, rows, columns, channels]
                 dw[a, c, :, filters] = seen.reshape(-1, seen.shape[-1]).T @ rows_of_dy
         if db is not None:
-            db[...] = np.asarray(dy, np.float64).sum(axis=(0, 1, 2))
+            db[...] = dy.sum(axis=(0, 1, 2))
 
     def grad_input(self, dy, w, dx):
-        spec = self.spec
+        spec, dy, w = self.spec, dy.astype(np.float64), w.astype(np.float64)
         (top, bottom), (left, right) = spec.pads
-        dxp = np.zeros((spec.batch, spec.height + top + bottom, spec.width + left + right, spec.channels))
+        sides = (spec.height + top + bottom, spec.width + left + right)
+        image = array_module(dy).zeros((spec.batch, *sides, spec.channels))
         for a, c, rows, columns in taps(spec):
             for channels, filters in groups(spec):
-                dxp[:, rows, columns, channels] += (
-                    np.asarray(dy[..., filters], np.float64) @ np.asarray(w[a, c, :, filters], np.float64).T
-                )
-        dx[...] = dxp[:, top : top + spec.height, left : left + spec.width]
+                image[:, rows, columns, channels] += dy[..., filters] @ w[a, c, :, filters].T
+        dx[...] = image[:, top : top + spec.height, left : left + spec.width]
 
 
 IMPL = Implementation(Reference, algorithm=DIRECT, arithmetic=FLOAT64, note="the definition, float64")

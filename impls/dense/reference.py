@@ -11,18 +11,18 @@ class Reference(Plan):
     """Computes in float64 whatever the dtype of its arrays."""
 
     def forward(self, x, w, b, out):
-        y = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+        y = x.astype(np.float64) @ w.astype(np.float64)
         if b is not None:
             y += b
-        out[...] = np.maximum(y, 0) if self.spec.activation == "relu" else y
+        out[...] = y.clip(0) if self.spec.activation == "relu" else y
 
     def grad_weights(self, x, dy, dw, db):
-        dw[...] = np.asarray(x, np.float64).T @ np.asarray(dy, np.float64)
+        dw[...] = x.astype(np.float64).T @ dy.astype(np.float64)
         if db is not None:
-            db[...] = np.asarray(dy, np.float64).sum(axis=0)
+            db[...] = dy.astype(np.float64).sum(axis=0)
 
     def grad_input(self, dy, w, dx):
-        dx[...] = np.asarray(dy, np.float64) @ np.asarray(w, np.float64).T
+        dx[...] = dy.astype(np.float64) @ w.astype(np.float64).T
 
 
 IMPL = Implementation(Reference, algorithm=DIRECT, arithmetic=FLOAT64, note="the definition, float64")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from impls.arrays import array_module
 from impls.contract import DIRECT, FLOAT64, Implementation, Plan
 from impls.specs import DIRECTIONS, PoolSpec
 from impls.windows import inside, padded, taps
@@ -16,21 +17,21 @@ class Reference(Plan):
     offers = (DIRECTIONS[0], DIRECTIONS[2])
 
     def forward(self, x, out):
-        xp = padded(self.spec, x, -np.inf)
-        y = np.full(self.spec.y_shape, -np.inf)
+        xp, image = array_module(x), padded(self.spec, x, -np.inf)
+        y = xp.full(self.spec.y_shape, -np.inf)
         for rows, columns in taps(self.spec):
-            y = np.maximum(y, xp[:, rows, columns])
+            y = xp.maximum(y, image[:, rows, columns])
         out[...] = y
 
     def grad_input(self, x, y, dy, dx):
-        xp = padded(self.spec, x, -np.inf)
-        border = padded(self.spec, np.zeros(self.spec.x_shape), 1.0) > 0
-        dxp = np.zeros(xp.shape)
-        open_windows = np.ones(self.spec.y_shape, bool)
+        xp, image = array_module(x), padded(self.spec, x, -np.inf)
+        border = padded(self.spec, xp.zeros(self.spec.x_shape), 1.0) > 0
+        dxp = xp.zeros(image.shape)
+        open_windows = xp.ones(self.spec.y_shape, bool)
         for rows, columns in taps(self.spec):
-            seen = xp[:, rows, columns]
-            hit = open_windows & ~border[:, rows, columns] & ((seen == y) | (np.isnan(seen) & np.isnan(y)))
-            dxp[:, rows, columns] += np.where(hit, np.asarray(dy, np.float64), 0.0)
+            seen = image[:, rows, columns]
+            hit = open_windows & ~border[:, rows, columns] & ((seen == y) | (xp.isnan(seen) & xp.isnan(y)))
+            dxp[:, rows, columns] += xp.where(hit, dy.astype(np.float64), 0.0)
             open_windows &= ~hit
         dx[...] = inside(self.spec, dxp)
 

@@ -1,0 +1,455 @@
+"""Everything about one GPU in a few minutes: is it right, how fast is it, against whom, and what bounds it.
+
+The parts go in the order of their worth, each with its share of the time that is left, and each writes one file of
+JSON lines as it goes: a cut leaves what is done. Nothing here needs more than NumPy and a CUDA library; what else is
+missing is named. ``reports.acceptance`` makes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench import machine, nvml, suites, timing, truth
+from bench.jobs import Job, in_suite
+from bench.lines import Lines
+from bench.measure import Effort, Session
+from bench.pool import ROOT
+from bench.results import Failure, Row, Run
+from bench.suites import Suite
+from impls import OPS, ConvSpec
+from impls.devices import CUDA
+from impls.specs import FORWARD, directions_of
+
+PARTS = ("environment", "ceilings", "correctness", "networks", "sanitizer", "grid")
+"""In the order of their worth."""
+SHARES: Mapping[str, float] = {
+    "environment": 2,
+    "ceilings": 1,
+    "correctness": 6,
+    "networks": 10,
+    "sanitizer": 3,
+    "grid": 8,
+}
+"""How the time that is left is divided among the parts that are left; what one does not use goes to those after it."""
+
+MINUTES = 8.0
+LEAST_MINUTES = 1.0
+RESERVE = 0.05
+"""The part of the time that is kept for the page, and for ending the workers."""
+
+CHECKED_BYTES = 4e6
+"""Batches are cut to this for the correctness part, which needs every kind of problem and not their size."""
+TIMED_MEGABYTES = 16.0
+BUDGET_S = 0.25
+"""Seconds of timing per case and direction, shared by all."""
+EFFORT = Effort(designs=2, sets=2, calibrations=1, settle_s=0.0)
+"""Every kind of problem was judged on all designs before; a truth from the device leaves no host thread spinning."""
+COLUMNS = (3, 7, 19)
+"""The columns of the published grid that are timed, by the side of their kernels."""
+
+WISHED = (
+    *("pandas", "numba_cuda", "cupy", "torch", "jax", "keras", "tensorflow", "pynvml"),
+    *("click", "rich", "sqlalchemy", "matplotlib", "jinja2", "scipy", "sklearn", "cv2", "psutil", "threadpoolctl"),
+)
+"""Packages that are used where they are; none is needed but one of numba-cuda and CuPy."""
+
+LISTING_SECONDS = 60.0
+"""Every library that an implementation needs is looked for within this time."""
+
+SANITIZER = "compute-sanitizer"
+TOOLS = ("memcheck", "racecheck", "initcheck")
+ERRORS_FOUND = 86
+"""The exit status that a sanitizer is told to end with if it found an error."""
+
+Entry = Mapping[str, Any]
+"""One implementation of one operation, as bench.listing prints it."""
+
+
+class NoDeviceError(RuntimeError):
+    """Nothing on CUDA can be used here; the message is the reason."""
+
+
+class OutOfTimeError(BaseException):
+    """The whole time is over. Not an Exception, so that nothing on the way takes it for a mistake of its own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for."""
+
+    output: Path
+    minutes: float = MINUTES
+    megabytes: float = TIMED_MEGABYTES
+    budget_s: float = BUDGET_S
+    suite: str | None = None
+    parts: tuple[str, ...] = PARTS
+    threads: int = 1
+    seed: int = 0
+    device: str | None = None
+    page_only: bool = False
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line. Ends the program with status 2 and a sentence for what cannot be."""
+    parser = command_line()
+    values = vars(parser.parse_args(arguments))
+    options = Options(**values | {"parts": tuple(p for p in PARTS if p in values["parts"]) or PARTS})
+    problem = _problem(options)
+    if problem:
+        parser.error(problem)
+    return options
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options, and their help."""
+    parser = argparse.ArgumentParser("cuda-acceptance", description=__doc__.partition("\n")[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="of the whole, kept even if a kernel hangs (%(default)g)"
+    )
+    parser.add_argument(
+        "--megabytes",
+        type=float,
+        default=TIMED_MEGABYTES,
+        help="batches are cut until the arrays of a timed call take at most this; inf: as published (%(default)g)",
+    )
+    parser.add_argument(
+        "--budget",
+        dest="budget_s",
+        type=float,
+        default=BUDGET_S,
+        help="seconds of timing per case and direction (%(default)g)",
+    )
+    parser.add_argument("--suite", metavar="NAME|FILE", help="these cases in place of awkward, networks and grid")
+    parser.add_argument(
+        "--part", dest="parts", action="append", choices=PARTS, help="only this part; may be repeated", default=[]
+    )
+    parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="of the host's libraries")
+    parser.add_argument("--seed", type=int, default=0, help="of all random inputs")
+    parser.add_argument("--device", metavar="N|UUID", help="the GPU, as nvidia-smi counts them, or a slice of one")
+    parser.add_argument(
+        "--page-only",
+        action="store_true",
+        help="make the page anew from the files in DIR, and figures where matplotlib is",
+    )
+    return parser
+
+
+def _problem(options: Options) -> str | None:
+    """What is wrong with the options, with its remedy, or None."""
+    if not options.minutes >= LEAST_MINUTES:
+        fits = f"{LEAST_MINUTES:g} is enough for the ceilings and a part of the checks, {MINUTES:g} for all parts"
+        return f"--minutes {options.minutes:g} is too little: {fits}"
+    for name, value in (("megabytes", options.megabytes), ("budget", options.budget_s), ("threads", options.threads)):
+        if not value > 0:
+            return f"--{name} must be above 0"
+    if options.seed < 0:
+        return "--seed must be at least 0"
+    folder = options.output
+    if options.page_only:
+        return None if files(folder) else f"{folder} holds no part of an earlier run"
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return f"{folder} cannot be written: {there} is no folder, or not yours to write"
+    if folder.is_dir() and any(folder.iterdir()):
+        return f"{folder} is not empty, and two runs are never mixed: name a new one"
+    return None
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The files of the parts that were begun, by the part's name."""
+    paths = {part: folder / f"{number}-{part}.jsonl" for number, part in enumerate(PARTS, start=1)}
+    return {part: path for part, path in paths.items() if path.is_file()}
+
+
+def slice_of(seconds: float, left: Sequence[str]) -> float:
+    """What the first of the parts that are left may take of these seconds."""
+    return seconds * SHARES[left[0]] / sum(SHARES[part] for part in left)
+
+
+def run(options: Options, say: Callable[[str], None] = print) -> None:
+    """Do every part that is asked for, within the time. The folder holds a file for each that was begun.
+
+    Raises NoDeviceError or nvml.DeviceError before anything is written, OSError if the folder cannot be, SpecError for
+    an unknown suite.
+    """
+    os.environ.update(nvml.settings(options.device))  # before this process, or a child, looks for devices
+    end = timing.CLOCK() + 60 * options.minutes * (1 - RESERVE)
+    chosen = _suites(options)
+    entries, unlisted = _listed()
+    _require_device(entries, unlisted)
+    options.output.mkdir(parents=True, exist_ok=True)
+    xp, why_host = truth.array_module()
+    with (
+        Session(options.threads, options.seed, device=options.device, xp=xp) as session,
+        contextlib.suppress(OutOfTimeError),
+        _alarm(end - timing.CLOCK()),
+    ):
+        work = _Work(options, session, entries, unlisted, chosen, why_host)
+        for number, part in enumerate(options.parts):
+            now = timing.CLOCK()
+            work.do(part, now + slice_of(max(end - now, 0), options.parts[number:]), say)
+
+
+def _suites(options: Options) -> dict[str, Suite]:
+    """The cases of every part that has some."""
+    if options.suite:
+        given = suites.load(options.suite)
+        return {part: replace(given, name=f"{given.name} as {part}") for part in ("correctness", "networks", "grid")}
+    networks, published = suites.load("networks"), suites.load("paper-large-kernels")
+    columns = tuple(c for c in published.cases if isinstance(c.spec, ConvSpec) and c.spec.kernel[0] in COLUMNS)
+    checked = (*suites.load("awkward").cases, *suites.within(networks, CHECKED_BYTES).cases)
+    return {
+        "correctness": Suite("awkward and networks", checked),
+        "networks": suites.within(networks, options.megabytes * 1e6),
+        "grid": suites.within(replace(published, cases=columns), options.megabytes * 1e6),
+    }
+
+
+def _listed() -> tuple[tuple[Entry, ...], str]:
+    """Every implementation, and the reason why the list ends early, or nothing."""
+    entries: list[Entry] = []
+    try:
+        entries.extend(_records(["bench.listing"], LISTING_SECONDS))
+    except Failure as failure:
+        return tuple(entries), str(failure)
+    return tuple(entries), ""
+
+
+def _require_device(entries: Sequence[Entry], unlisted: str) -> None:
+    """Raises NoDeviceError with the commonest reason if no implementation of ours on CUDA can be used."""
+    reasons = [entry["missing"] for entry in entries if entry["device"] == CUDA.name and not entry["competitor"]]
+    if None not in reasons:
+        raise NoDeviceError(unlisted or max(reasons, key=reasons.count, default="no implementation on CUDA was found"))
+
+
+@dataclass
+class _Work:
+    """What the parts share."""
+
+    options: Options
+    session: Session
+    entries: tuple[Entry, ...]
+    unlisted: str
+    """Why there may be more of them, or empty."""
+    suites: Mapping[str, Suite]
+    why_host: str
+    """Why the truth is computed on the host, or empty."""
+
+    def do(self, part: str, until: float, say: Callable[[str], None]) -> None:
+        """One part into its file. What goes wrong in it is its last line, and the next part begins."""
+        lines = Lines(self.options.output / f"{PARTS.index(part) + 1}-{part}.jsonl")
+        seconds = max(until - timing.CLOCK(), 0)
+        say(f"{part}: at most {seconds:.0f} s")
+        lines.add("part", {"name": part, "seconds": seconds})
+        left_out = "cut off when the whole time was over"
+        try:
+            left_out = getattr(self, f"_{part}")(lines, until)
+        except Exception as error:  # one part's mistake must not take the others with it
+            left_out = f"ended by {type(error).__name__}: {error}"
+        finally:
+            lines.add("end", {"left_out": left_out, "seconds": seconds - until + timing.CLOCK()})
+            say(f"{part}: {left_out or 'complete'}")
+
+    def _environment(self, lines: Lines, until: float) -> str:
+        """The machine, what is installed, and every implementation with the reason why it cannot run."""
+        lines.add("machine", machine.describe())
+        lines.add("readings", {"nvidia-smi": _nvidia_smi()})
+        lines.add("missing", {name: find_spec(name) is None for name in WISHED})
+        lines.add("truth", {"on": "host" if self.why_host else "device", "reason": self.why_host})
+        lines.add("options", asdict(self.options))
+        for entry in self.entries:
+            lines.add("entry", entry)
+        return self.unlisted
+
+    def _ceilings(self, lines: Lines, until: float) -> str:
+        """What the device can do at most, measured."""
+        for ceiling in _records(["bench.cuda_ceilings"], until - timing.CLOCK()):
+            lines.add("ceiling", ceiling)
+        return ""
+
+    def _sanitizer(self, lines: Lines, until: float) -> str:
+        """Every kernel of ours under each tool of compute-sanitizer, each with an equal share of the time left."""
+        path = shutil.which(SANITIZER)
+        if path is None:
+            return f"{SANITIZER} is not installed"
+        cases = [str(case) for case in self.suites["correctness"].cases] if self.options.suite else []
+        for done, tool in enumerate(TOOLS):
+            log = self.options.output / f"{SANITIZER}-{tool}.txt"
+            command = [path, "--tool", tool, "--error-exitcode", str(ERRORS_FOUND), "--log-file", str(log)]
+            share = (until - timing.CLOCK()) / (len(TOOLS) - done)
+            status, reason, calls = "OK", "", 0
+            try:
+                for record in _records(["bench.cuda_sanitized", *cases], share, command):
+                    lines.add("call", {"tool": tool, **record})
+                    calls += 1
+            except Failure as failure:
+                status, reason = failure.status, failure.reason
+            lines.add("tool", {"name": tool, "status": status, "reason": reason, "calls": calls, "log": log.name})
+        return ""
+
+    def _correctness(self, lines: Lines, until: float) -> str:
+        """Every implementation of ours on every design of inputs; nothing is timed."""
+        jobs = self._jobs("correctness", competitors=False)
+        return self._rows(
+            lines, until, "correctness", jobs, lambda j: self.session.verify(j.case, j.direction, j.names)
+        )
+
+    def _networks(self, lines: Lines, until: float) -> str:
+        """The layers of the published networks against every competitor."""
+        return self._timed(lines, until, "networks", self._jobs("networks", competitors=True))
+
+    def _grid(self, lines: Lines, until: float) -> str:
+        """Columns of the published grid: forward first, since only that was published."""
+        jobs = self._jobs("grid", competitors=True)
+        return self._timed(lines, until, "grid", sorted(jobs, key=lambda job: job.direction != FORWARD))
+
+    def _timed(self, lines: Lines, until: float, part: str, jobs: Sequence[Job]) -> str:
+        self.session.effort = EFFORT
+        run, budget = self.session.run, self.options.budget_s
+        return self._rows(lines, until, part, jobs, lambda j: run(j.case, j.direction, j.names, budget))
+
+    def _jobs(self, part: str, *, competitors: bool) -> list[Job]:
+        """Every case and direction with all that can run here, shuffled, so that a cut leaves some of every kind."""
+        names: dict[str, list[str]] = {op: [] for op in OPS}
+        for entry in self.entries:
+            usable = entry["device"] == CUDA.name and entry["missing"] is None
+            if usable and (competitors or not entry["competitor"]):
+                names[entry["op"]].append(entry["name"])
+        jobs = [
+            Job(case, direction, tuple(names[case.op]))
+            for case in self.suites[part].cases
+            for direction in directions_of(case.op)
+            if names[case.op]
+        ]
+        random.Random(self.options.seed).shuffle(jobs)
+        return jobs
+
+    def _rows(
+        self, lines: Lines, until: float, part: str, jobs: Sequence[Job], action: Callable[[Job], list[Row]]
+    ) -> str:
+        """The rows of as many jobs as the time allows; what was left out is returned in words."""
+        suite = self.suites[part]
+        lines.add("run", asdict(_run_record(suite, self.options)))
+        self.session.start(list(dict.fromkeys((job.case.op, name) for job in jobs for name in job.names)))
+        for done, job in enumerate(jobs):
+            if timing.CLOCK() > until:
+                return f"{len(jobs) - done} of {len(jobs)} cases and directions: the time of this part was over"
+            try:
+                rows = action(job)
+            except Exception as error:  # a device lost under the reference, a disk that is full
+                rows = [_failed_row(job, name, error) for name in job.names]
+            for row in rows:
+                lines.add_row(in_suite(row, suite))
+        return ""
+
+
+def _run_record(suite: Suite, options: Options) -> Run:
+    """What the rows of one part have in common."""
+    return Run(
+        command=shlex.join(["layerbench", *sys.argv[1:]]),
+        suite=suite.name,
+        seed=options.seed,
+        threads=options.threads,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine.describe(options.device),
+    )
+
+
+def _failed_row(job: Job, name: str, error: Exception) -> Row:
+    """The row of an implementation whose case could not be computed by the harness."""
+    reason = f"the harness: {type(error).__name__}: {error}"
+    return Row(job.case.op, job.direction, str(job.case.spec), name, CUDA.name, False, "", "", "ERROR", reason)
+
+
+def _nvidia_smi() -> str:
+    """What nvidia-smi says of every device, or why it says nothing."""
+    try:
+        found = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi: {error}"
+    return found.stdout or found.stderr
+
+
+def _records(module: Sequence[str], seconds: float, prefix: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The lines of JSON that a module prints as a program of its own, as they come.
+
+    Raises Failure if it ends with an error, or not within ``seconds``; no process is left behind.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    late = threading.Event()
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [*prefix, sys.executable, "-m", *module],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+        ) as process,
+    ):
+
+        def stop() -> None:
+            late.set()
+            _kill(process)
+
+        timer = threading.Timer(max(seconds, 0), stop)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(b"{"):
+                    yield json.loads(line)
+            code = process.wait()
+        finally:
+            timer.cancel()
+            if process.poll() is None:
+                _kill(process)
+        if late.is_set():
+            raise Failure("TIMEOUT", f"{module[0]} was cut off after {seconds:.0f} s")
+        if code:
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-3:]
+            raise Failure("CRASHED", " | ".join([f"{module[0]} ended with status {code}", *last]))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and what it started."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise OutOfTimeError in here after so many seconds, where the system has such an alarm."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*unused: object) -> None:
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

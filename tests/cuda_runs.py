@@ -1,0 +1,230 @@
+"""What the CUDA kernels are run on without a GPU, and what their results must be.
+
+All numbers are small integers whose sums float32 holds exactly, so results must equal the reference bit for bit; those
+of an FFT must after rounding. Every entry of the registry whose name starts with PREFIX is found, and every kernel.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from bench.awkward import SHAPES
+from impls import registry
+from impls.contract import FFT, Implementation, Plan
+from impls.cuda_setup import KERNELS, Kernel, Launch
+from impls.specs import FORWARD, GRAD_WEIGHTS, OPS, Case, PoolSpec, Shape, arguments, parse_case
+
+PREFIX = "numba_cuda_"
+
+ENTRIES = tuple((op, name) for op in OPS for name in registry.names(op) if name.startswith(PREFIX))
+
+SMALL = {
+    "conv2d": {
+        "one pixel": "1x1x1x1,k1,f1",
+        "odd sizes past a block": "2x3x5x3,k3x2,f5,relu",
+        "kernel wider than the image": "1x2x3x2,k5x7,f3",
+        "not square, unequal strides": "2x5x4x2,k3x2,s2x3,valid,f3",
+        "stride passes over pixels": "1x7x6x2,k1,s3x2,f3",
+        "dilated": "1x6x7x2,k2x3,d2x3,f2,relu",
+        "stride and dilation": "1x7x8x1,k3x2,s2x3,d2x1,f3",
+        "groups": "2x3x2x4,k2,f6,g2,nobias",
+        "depthwise": "1x4x3x3,k3,f6,g3",
+        "uneven padding wider than the kernel": "1x2x3x1,k2,p3:1:0:2,f2,nobias",
+        "more rows than slices": "1x300x1x1,k1,f1",
+        "wide": "1x2x200x1,k2x3,f1",
+        "high": "1x150x2x1,k3x2,f1",
+    },
+    "maxpool2d": {"NaN and infinities": "1x6x6x4,pool3x3,s2x2,same"},
+}
+"""Beside the awkward shapes that every implementation is tried on."""
+
+MOST_FLOPS = 200_000
+"""Of a case here: about a second where each value is a step of Python."""
+
+CASES = {
+    f"{op}: {what}": case
+    for texts in (SMALL, SHAPES)
+    for op, named in texts.items()
+    for what, text in named.items()
+    if (case := parse_case(f"{op}:{text}")).spec.flops <= MOST_FLOPS
+}
+CASES["conv2d: past a tile's edge along every axis"] = parse_case("conv2d:2x5x7x17,k2x3,f33")
+
+LOWERED = {"ENOUGH_THREADS": 1}
+"""Constants of our modules by which a kernel is chosen for large problems: lowered, they choose it for small ones."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry, direction and case, with the constants as they are, or LOWERED."""
+
+    op: str
+    name: str
+    what: str
+    direction: str
+    lowered: bool = False
+
+    def __str__(self) -> str:
+        return "-".join((self.name, self.what, self.direction, *["lowered"] * self.lowered))
+
+    @property
+    def case(self) -> Case:
+        """What is computed."""
+        return CASES[self.what]
+
+    @property
+    def record(self) -> Implementation:
+        """The entry."""
+        return registry.get(self.op, self.name)
+
+    @property
+    def packs(self) -> bool:
+        """Whether weights can be transformed once for this run."""
+        return self.direction != GRAD_WEIGHTS and self.record.plan_type.pack is not Plan.pack
+
+    def launches(self) -> tuple[Launch, ...]:
+        """What it says that it launches."""
+        with lowered(self.lowered):
+            return self.record.plan_type.launches(self.case.spec, self.direction)
+
+    def inputs(self) -> list[np.ndarray | None]:
+        """Its inputs, the same at every call."""
+        return input_arrays(self.case, self.direction, special="NaN" in self.what)
+
+    def computed(self, *, workspace: Any = None, packed: bool = False) -> list[np.ndarray | None]:
+        """Its inputs and outputs as they are afterwards."""
+        with lowered(self.lowered):
+            return computed(self.record, self.case, self.direction, self.inputs(), workspace=workspace, packed=packed)
+
+    def judge(self, got: list[np.ndarray | None]) -> None:
+        """Raise AssertionError unless ``got`` is right."""
+        judge(self.record, self.case, self.direction, self.inputs(), got)
+
+
+@contextmanager
+def lowered(is_lowered: bool = True) -> Iterator[None]:
+    """Lower the constants in every module of ours that has one."""
+    with ExitStack() as stack:
+        for name, module in [*sys.modules.items()] if is_lowered else []:
+            for constant in vars(module).keys() & LOWERED if name.startswith("impls.") else ():
+                stack.enter_context(patch.object(module, constant, LOWERED[constant]))
+        yield
+
+
+def _runs() -> list[Run]:
+    """Everything that the entries offer to compute; lowered, where that launches something else."""
+    found = []
+    for what, case in CASES.items():
+        for op, name in ENTRIES:
+            record = registry.get(op, name)
+            for direction in record.directions if op == case.op else ():
+                if record.why_not(case.spec, direction) is None:
+                    run = Run(op, name, what, direction)
+                    low = replace(run, lowered=True)
+                    found += [run] if low.launches() == run.launches() else [run, low]
+    return found
+
+
+RUNS = _runs()
+
+
+def kernels() -> dict[str, Kernel]:
+    """Every kernel of the registry's entries, by name."""
+    for op, name in ENTRIES:
+        registry.get(op, name)
+    found = [kernel for kernel in KERNELS if kernel.function.__module__.startswith("impls.")]
+    named = {kernel.name: kernel for kernel in found}
+    assert len(named) == len(found), "two kernels have one name"
+    return named
+
+
+def input_arrays(case: Case, direction: str, *, special: bool = False) -> list[np.ndarray | None]:
+    """The inputs of a call: whole numbers of at most 10, or (``special``) pixels that are mostly NaN and infinities.
+
+    Average pooling is given multiples of all its windows' sizes, so that averages are whole numbers too.
+    """
+    random = np.random.default_rng(case.spec.flops)
+    scale = divisible(case.spec) if case.op == "avgpool2d" else 1
+    arrays = [
+        None if shape is None else (scale * random.integers(-10, 11, shape)).astype(np.float32)
+        for shape in shapes(case, direction, is_output=False)
+    ]
+    if special:
+        values = np.array([np.nan, np.inf, -np.inf, 1], np.float32)
+        arrays[0] = random.choice(values, case.spec.x_shape, p=(0.1, 0.1, 0.7, 0.1))
+    if isinstance(case.spec, PoolSpec) and direction != FORWARD:
+        arrays[1:2] = expected_outputs(case, FORWARD, arrays[:1])
+    return arrays
+
+
+def divisible(spec: PoolSpec) -> int:
+    """The least number that every possible count of pixels under a window divides."""
+    rows, columns = (range(1, min(p, side) + 1) for p, side in zip(spec.pool, (spec.height, spec.width), strict=True))
+    return int(np.lcm.reduce([i * j for i in rows for j in columns]))
+
+
+def expected_outputs(case: Case, direction: str, arrays: list[np.ndarray | None]) -> list[np.ndarray | None]:
+    """What the reference computes, as float32."""
+    outs = poisoned(case, direction)
+    getattr(registry.reference(case.op).plan(case.spec, (direction,)), direction)(*arrays, *outs)
+    return outs
+
+
+def poisoned(case: Case, direction: str) -> list[np.ndarray | None]:
+    """Output arrays full of NaN, which a thread that writes nothing leaves behind."""
+    found = shapes(case, direction, is_output=True)
+    return [None if shape is None else np.full(shape, np.nan, np.float32) for shape in found]
+
+
+def shapes(case: Case, direction: str, *, is_output: bool) -> list[Shape | None]:
+    """Shapes of a direction's inputs, or of its outputs."""
+    return [a.shape for a in arguments(case.spec, direction) if a.is_output is is_output]
+
+
+def computed(
+    record: Implementation,
+    case: Case,
+    direction: str,
+    ins: list[np.ndarray | None],
+    *,
+    workspace: Any = None,
+    packed: bool = False,
+) -> list[np.ndarray | None]:
+    """Inputs and outputs as they are after a call on the record's device; ``packed``: with transformed weights."""
+    device, outs = record.device, poisoned(case, direction)
+    on_device = [None if array is None else device.put(array) for array in (*ins, *outs)]
+    plan = record.plan(case.spec, (direction,), workspace)
+    given = list(on_device)
+    if packed:
+        given[1] = plan.pack(given[1])
+    call = plan.bind(direction, *given)
+    call()
+    device.wait()
+    call.fetch(*outs)
+    afterwards = poisoned_like(ins)
+    for source, array in zip(on_device, afterwards, strict=False):
+        if array is not None:
+            device.get(source, array)
+    return [*afterwards, *outs]
+
+
+def poisoned_like(arrays: list[np.ndarray | None]) -> list[np.ndarray | None]:
+    """Arrays of the same shapes, full of NaN."""
+    return [None if array is None else np.full_like(array, np.nan) for array in arrays]
+
+
+def judge(
+    record: Implementation, case: Case, direction: str, ins: list[np.ndarray | None], got: list[np.ndarray | None]
+) -> None:
+    """Every value written, every value exact, every input as it was. Raises AssertionError."""
+    is_rounded = record.algorithm_of(case.spec, direction) == FFT
+    for array, found in zip([*ins, *expected_outputs(case, direction, ins)], got, strict=True):
+        if array is not None and found is not None:
+            np.testing.assert_array_equal(np.rint(found) if is_rounded else found, array)
