@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import datasets
 from bench.keras_model import Array, ReferenceModel
@@ -125,7 +126,8 @@ def verify_training(
     network = Network(model.structure, model.image_shape, seed=seed)
     (units,) = network.output_shape
     targets = np.eye(units, dtype=np.float32)[data.y_train[chosen]]
-    return agreement(keras, network, Data(data.x_train[chosen], targets), batch, optimizer or Adam(), model.name)
+    with threadpool_limits(1, user_api="blas"):  # its threads would spin while numba's work, and the other way round
+        return agreement(keras, network, Data(data.x_train[chosen], targets), batch, optimizer or Adam(), model.name)
 
 
 def agreement(
@@ -146,8 +148,9 @@ def agreement(
         network.load_weights(moment.weights)
         from_keras(trainer, moment.state)
         ours, outputs = _our_gradients(trainer, x, targets)
-        exact = truth.gradients(moment, number, x, targets, outputs)
-        exact_keras = truth.gradients(moment, number, x, targets, taken.outputs, taken.cut)
+        exact = exact_keras = truth.gradients(moment, number, x, targets, outputs)
+        if taken.cut.any() or not _same_branches(network, outputs, taken.outputs):
+            exact_keras = truth.gradients(moment, number, x, targets, taken.outputs, taken.cut)
         for parameter, found in distances.items():
             mine, theirs = ours[parameter], taken.gradients[parameter]
             found.append((relative(mine, exact[parameter]), relative(theirs, exact_keras[parameter])))
@@ -252,13 +255,33 @@ def same_signs(y: Array, theirs: Array) -> tuple[int, float]:
 
 def same_maxima(x: Array, theirs: Array, pool: int) -> tuple[int, float]:
     """Exchange values of x within pooling's windows where the first maximum of theirs lies elsewhere; as above."""
-    own, other = (_windows(values, pool) for values in (x, theirs))
-    here, there = (values.reshape(*values.shape[:4], -1).argmax(axis=-1) for values in (own, other))
+    own, here, there = _windows(x, pool), _maxima(x, pool), _maxima(theirs, pool)
     places = np.nonzero(here != there)
     first, second = ((*places, at[places] // pool, at[places] % pool) for at in (here, there))
     change = float(np.abs(own[first] - own[second]).max(initial=0))
     own[first], own[second] = own[second], own[first]
     return len(places[0]), _of_size(change, float(np.abs(x).max()))
+
+
+def _same_branches(network: Network, ours: Outputs, theirs: Outputs) -> bool:
+    """Whether two runs took the same sides of every relu, and the same maxima in every pooling's windows."""
+    before = ""
+    for step in network.steps:
+        if activation_of(step) == "relu" and ((ours[step.name] > 0) != (theirs[step.name] > 0)).any():
+            return False
+        if isinstance(step.layer, MaxPool) and before:
+            mine, other = (_maxima(outputs[before], step.layer.pool) for outputs in (ours, theirs))
+            if (mine != other).any():
+                return False
+        before = step.name
+    return True
+
+
+def _maxima(x: Array, pool: int) -> Array:
+    """(N, H / pool, W / pool, C): where in its window, counted row by row, the first maximum is."""
+    windows = _windows(x, pool)
+    places: Array = windows.reshape(*windows.shape[:4], -1).argmax(axis=-1)
+    return places
 
 
 def _windows(x: Array, pool: int) -> Array:

@@ -54,6 +54,9 @@ _DIGITS = ("C(3,8,r);M(2);DR(0.25);F();D(32,r);DR(0.25);D(10,sm);", "C(3,8,r)x2;
 _CHOSEN = {"olivetti": (4, 10), "mnist": (4, 8), "cifar10": (3, 9)}
 """Numbers of the published structures: one convolution, and several; mnist 8 pools a side of 7, which drops a row."""
 
+PUBLISHED_MODELS = "published"
+"""The name of all published structures together."""
+
 BIAS = 0.1
 """Biases are uniform in (-BIAS, BIAS): with the customary zeros, a forgotten bias would go unseen."""
 
@@ -128,10 +131,12 @@ def reference_models(dataset: str) -> tuple[ReferenceModel, ...]:
 
 
 def parse_model(text: str) -> tuple[ReferenceModel, ...]:
-    """Read DATASET (all its reference models), DATASET:NUMBER (as published) or DATASET:STRUCTURE.
+    """Read DATASET (all its reference models), DATASET:NUMBER (as published), DATASET:STRUCTURE, or PUBLISHED_MODELS.
 
     Raises ModelError for a data set, number or structure that does not exist or does not fit the images.
     """
+    if text == PUBLISHED_MODELS:
+        return tuple(_published(p.dataset, p.number) for p in PUBLISHED)
     dataset, _, which = text.partition(":")
     listed = reference_models(dataset)
     if not which:

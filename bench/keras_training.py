@@ -100,6 +100,7 @@ class KerasProcess:
 
     def start(self, twin: Twin) -> Moment:
         """Make this twin in the place of the last one. Raises ModelError with Keras' own words."""
+        moment: Moment
         self.backend, moment = self._ask(twin)
         return moment
 
