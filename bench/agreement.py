@@ -22,7 +22,8 @@ place, of the largest number that enters an element's update: see ``update_ulps`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,6 +40,7 @@ from impls.nn.optimizers import Adam, AdaMax, Nadam, Optimizer
 from impls.nn.schedules import rate_at
 from impls.nn.structure import Dropout, MaxPool
 from impls.nn.training import Data, Settings, Trainer, batches
+from impls.numba_setup import numba
 from impls.specs import FORWARD
 
 Outputs: TypeAlias = Mapping[str, Array]
@@ -126,7 +128,7 @@ def verify_training(
     network = Network(model.structure, model.image_shape, seed=seed)
     (units,) = network.output_shape
     targets = np.eye(units, dtype=np.float32)[data.y_train[chosen]]
-    with threadpool_limits(1, user_api="blas"):  # its threads would spin while numba's work, and the other way round
+    with _threads(keras.threads):
         return agreement(keras, network, Data(data.x_train[chosen], targets), batch, optimizer or Adam(), model.name)
 
 
@@ -161,6 +163,18 @@ def agreement(
     rows = tuple(GradientRow(name, key, *zip(*found, strict=True)) for key, found in distances.items())
     figures = (tuple(updates), truth.kinks, truth.tie, tuple(free_losses), tuple(keras_losses))
     return Agreement(name, keras.backend, rows, *figures)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many for our kernels; one for BLAS, by which float64 is computed: its threads would spin while ours work."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def masks(network: Network, batch: int, step: int) -> dict[str, Array]:

@@ -86,6 +86,7 @@ class KerasProcess:
         self._process = context.Process(target=_serve, args=(theirs, threads), daemon=True)
         self._process.start()
         theirs.close()
+        self.threads = threads
         self.backend = ""
         """Names and versions of what computes; known once there is a twin."""
 
