@@ -132,18 +132,30 @@ def list_command(ops: tuple[str, ...]) -> None:
     "models",
     multiple=True,
     metavar="DATASET[:STRUCTURE]",
-    help="Check inside Keras models on real images: digits, mnist, cifar10, olivetti; may be repeated.",
+    help="Check inside Keras models on real images: digits, mnist, cifar10, olivetti; published: all 33; repeatable.",
 )
+@click.option("--training", is_flag=True, help="Check the training of the models instead, step by step against Keras.")
 @click.option("--images", type=click.IntRange(min=2), default=64, show_default=True, help="Batch for --model.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the tables as markdown too.")
 @click.pass_context
-def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: Path | None, **options: Any) -> None:
+def verify(
+    ctx: click.Context,
+    /,
+    models: tuple[str, ...],
+    training: bool,
+    images: int,
+    output: Path | None,
+    **options: Any,
+) -> None:
     """Check every implementation and direction; nothing is timed. Exit status 1 if anything of ours is wrong.
 
     Without --model: the suite's cases against the float64 reference, error in units of the derived bound, then a
-    reference model on the bundled digits. With --model: those models only.
+    reference model on the bundled digits. With --model: those models only. With --training: 20 training steps of
+    each model beside its twin in Keras, gradients and optimizer.
     """
+    from bench.agreement import verify_training
     from bench.keras_model import parse_model
+    from bench.keras_training import KerasProcess
     from bench.machine import usable_cores
     from bench.verify import verify_in_model
     from reports import checks, formats
@@ -161,16 +173,23 @@ def verify(ctx: click.Context, /, models: tuple[str, ...], images: int, output: 
             _print(formats.rich_table(table))
             pages.append(formats.markdown_table(table))
 
-    with _session(threads, seed, device) as session:
-        session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
-        if not models:
-            rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
-            show(checks.bounds_table(rows))
-        for model in chosen if models or not options["cases"] else ():
-            with _console(stderr=True).status(f"{model.name}: {model.structure}"):
-                found = verify_in_model(session, model, selection, images, threads or usable_cores(), seed)
-            rows += found
-            show(checks.layer_table(found), checks.swap_table(found))
+    if training:
+        with KerasProcess(threads or usable_cores()) as keras:
+            for model in chosen:
+                with _console(stderr=True).status(f"{model.name}: {model.structure}"):
+                    rows.append(verify_training(keras, model, images, seed))
+                show(checks.training_table(rows[-1]))
+    else:
+        with _session(threads, seed, device) as session:
+            session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
+            if not models:
+                rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
+                show(checks.bounds_table(rows))
+            for model in chosen if models or not options["cases"] else ():
+                with _console(stderr=True).status(f"{model.name}: {model.structure}"):
+                    found = verify_in_model(session, model, selection, images, threads or usable_cores(), seed)
+                rows += found
+                show(checks.layer_table(found), checks.swap_table(found))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text("\n\n".join(pages) + "\n", encoding="utf-8")

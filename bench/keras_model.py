@@ -30,6 +30,7 @@ from impls.nn.structure import (
     AveragePool,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     Layer,
     MaxPool,
@@ -52,6 +53,9 @@ _DIGITS = ("C(3,8,r);M(2);DR(0.25);F();D(32,r);DR(0.25);D(10,sm);", "C(3,8,r)x2;
 
 _CHOSEN = {"olivetti": (4, 10), "mnist": (4, 8), "cifar10": (3, 9)}
 """Numbers of the published structures: one convolution, and several; mnist 8 pools a side of 7, which drops a row."""
+
+PUBLISHED_MODELS = "published"
+"""The name of all published structures together."""
 
 BIAS = 0.1
 """Biases are uniform in (-BIAS, BIAS): with the customary zeros, a forgotten bias would go unseen."""
@@ -127,10 +131,12 @@ def reference_models(dataset: str) -> tuple[ReferenceModel, ...]:
 
 
 def parse_model(text: str) -> tuple[ReferenceModel, ...]:
-    """Read DATASET (all its reference models), DATASET:NUMBER (as published) or DATASET:STRUCTURE.
+    """Read DATASET (all its reference models), DATASET:NUMBER (as published), DATASET:STRUCTURE, or PUBLISHED_MODELS.
 
     Raises ModelError for a data set, number or structure that does not exist or does not fit the images.
     """
+    if text == PUBLISHED_MODELS:
+        return tuple(_published(p.dataset, p.number) for p in PUBLISHED)
     dataset, _, which = text.partition(":")
     listed = reference_models(dataset)
     if not which:
@@ -186,7 +192,7 @@ def trace(structure: Structure, x: Array, y: Array, seed: int, threads: int, fol
     try:
         np.savez(data, x=np.asarray(x, np.float32), y=y)
         ended = subprocess.run(
-            command, env=_environment(threads), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command, env=environment(threads), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
         if ended.returncode:
             raise ModelError(f"Keras could not run {structure}:\n{ended.stderr[-2000:].strip()}")
@@ -198,8 +204,11 @@ def trace(structure: Structure, x: Array, y: Array, seed: int, threads: int, fol
         out.unlink(missing_ok=True)
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """No GPU: the witness must neither take the device's memory nor compute in TF32."""
+def environment(threads: int) -> dict[str, str]:
+    """The variables of a process that runs Keras.
+
+    No GPU: the witness must neither take the device's memory nor compute in TF32.
+    """
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
@@ -256,28 +265,23 @@ def record(structure: Structure, images: Array, labels: Array, seed: int, thread
     Raises ModelError for a backend that cannot differentiate with respect to recorded tensors.
     """
     keras: Any = importlib.import_module("keras")
-    backend = keras.backend.backend()
-    if backend not in _BACKENDS:
-        raise ModelError(f"Keras' backend {backend} is not supported; set KERAS_BACKEND to {' or '.join(_BACKENDS)}")
-    set_threads, differentiate = _BACKENDS[backend]
-    set_threads(threads)
+    differentiate, versions = start_backend(keras, threads)
     chain = steps(structure, images.shape[1:])
     weights = initial_weights(chain, seed)
-    model = _build(keras, chain, weights)
+    model = build(keras, chain, weights)
 
     def run(x: Any) -> tuple[Any, dict[str, Any]]:
-        outputs = model(x, training=False)
+        outputs = model([x], training=False)
         logits = outputs[chain[-1].name]
         target = keras.ops.one_hot(labels, logits.shape[-1])
         return keras.losses.CategoricalCrossentropy(from_logits=True)(target, logits), outputs
 
     parameters = {f"{name}.{v.name}": v.value for name in weights for v in model.get_layer(name).weights}
     loss, tensors, gradients = differentiate(run, images, parameters)
-    versions = f"{backend} {importlib.import_module(backend).__version__}, keras {keras.__version__}"
     arrays = {"loss": _array(keras, loss), "backend": np.array(versions)}
     source = "images"
     for step in chain:
-        result = _relu_name(step) if _relu_name(step) in tensors else step.name
+        result = output_name(step)
         if step.case(len(images)) is not None:
             found = {"out": tensors[result], "dy": gradients[step.name], "dx": gradients[source]}
             if step.name in weights:
@@ -293,22 +297,33 @@ def _array(keras: Any, tensor: Any) -> Array:
     return array
 
 
-def _relu_name(step: Step) -> str:
-    return f"{step.name}_relu"
+def output_name(step: Step) -> str:
+    """The name, among the model's outputs, of what a layer hands on: relu is a layer of its own."""
+    return f"{step.name}_relu" if getattr(step.layer, "activation", None) == "relu" else step.name
 
 
-def _build(keras: Any, chain: Sequence[Step], weights: Mapping[str, tuple[Array, Array]]) -> Any:
+def build(
+    keras: Any, chain: Sequence[Step], weights: Mapping[str, tuple[Array, Array]], *, masks_given: bool = False
+) -> Any:
     """The model, which gives the output of every layer by name, the last one without its softmax.
 
-    Relu is a layer of its own, so that the gradient at the pre-activation is the gradient at a tensor of the model.
+    It takes a list: the images, and if ``masks_given`` one array for every dropout layer, which then multiplies its
+    input by that. Relu is a layer of its own, so that the gradient at the pre-activation is the gradient at a tensor
+    of the model.
     """
-    tensor = image = keras.Input(chain[0].input_shape)
+    inputs = [keras.Input(chain[0].input_shape)]
+    tensor = inputs[0]
     outputs = {}
     for step in chain:
-        outputs[step.name] = tensor = _keras_layer(keras, step.layer, step.name)(tensor)
-        if isinstance(step.layer, Conv | Dense) and step.layer.activation == "relu":
-            outputs[_relu_name(step)] = tensor = keras.layers.Activation("relu", name=_relu_name(step))(tensor)
-    model = keras.Model(image, outputs)
+        if masks_given and isinstance(step.layer, Dropout):
+            inputs.append(keras.Input(step.input_shape))
+            tensor = keras.layers.Multiply(name=step.name)([tensor, inputs[-1]])
+        else:
+            tensor = _keras_layer(keras, step.layer, step.name)(tensor)
+        outputs[step.name] = tensor
+        if output_name(step) != step.name:
+            outputs[output_name(step)] = tensor = keras.layers.Activation("relu", name=output_name(step))(tensor)
+    model = keras.Model(inputs, outputs)
     for name, arrays in weights.items():
         model.get_layer(name).set_weights(arrays)
     return model
@@ -330,6 +345,22 @@ def _keras_layer(keras: Any, layer: Layer, name: str) -> Any:
 
 Run: TypeAlias = Callable[[Any], tuple[Any, dict[str, Any]]]
 """images -> (loss, output by layer name)."""
+
+Differentiate: TypeAlias = Callable[[Run, Array, Mapping[str, Any]], tuple[Any, Any, Any]]
+"""(run, images, parameters) -> (loss, outputs, the loss' gradients at the images, the outputs and the parameters)."""
+
+
+def start_backend(keras: Any, threads: int) -> tuple[Differentiate, str]:
+    """Set the backend's threads; how it differentiates, and the names and versions of what computes.
+
+    Raises ModelError for a backend that cannot differentiate with respect to recorded tensors.
+    """
+    backend = keras.backend.backend()
+    if backend not in _BACKENDS:
+        raise ModelError(f"Keras' backend {backend} is not supported; set KERAS_BACKEND to {' or '.join(_BACKENDS)}")
+    set_threads, differentiate = _BACKENDS[backend]
+    set_threads(threads)
+    return differentiate, f"{backend} {importlib.import_module(backend).__version__}, keras {keras.__version__}"
 
 
 def _differentiate_tensorflow(run: Run, images: Array, parameters: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -361,7 +392,7 @@ def _set_threads_torch(threads: int) -> None:
     importlib.import_module("torch").set_num_threads(threads)
 
 
-_BACKENDS: Mapping[str, tuple[Callable[[int], None], Callable[..., tuple[Any, Any, Any]]]] = {
+_BACKENDS: Mapping[str, tuple[Callable[[int], None], Differentiate]] = {
     "tensorflow": (_set_threads_tensorflow, _differentiate_tensorflow),
     "torch": (_set_threads_torch, _differentiate_torch),
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 import pandas as pd
 
+from bench.agreement import Agreement
 from bench.model_check import LayerRow, SwapRow
 from bench.results import Row
 from reports.formats import MISSING, Line, Section, Table, number
@@ -97,6 +99,34 @@ def swap_table(rows: Iterable[LayerRow | SwapRow]) -> Table:
         notes=(
             "logits, loss: largest difference to Keras; worst gradient: |difference| / |Keras' gradient|, and whose",
             "flips: predictions that differ from Keras'; of allowance: above 1 is wrong",
+        ),
+    )
+
+
+def training_table(agreement: Agreement) -> Table:
+    """The gradients of every kernel and bias over a twin's training steps, then the optimizer's updates."""
+    lines, records = [], []
+    for row in agreement.gradients:
+        ours, keras = median(row.ours), median(row.keras)
+        figures = (ours, keras, row.of_allowance, max(row.ours))
+        lines.append(Line((row.parameter, row.status, *map(number, figures), row.reason)))
+        records.append(
+            {"model": row.model, "parameter": row.parameter, "status": row.status, "ours": ours, "keras": keras}
+            | {"of_allowance": row.of_allowance, "largest": max(row.ours)}
+        )
+    steps, ends = len(agreement.updates), (agreement.losses[-1], agreement.keras_losses[-1])
+    return Table(
+        f"{agreement.model}: {steps} training steps beside a twin in Keras ({agreement.backend})",
+        ("gradient", "status", "ours", "Keras", "of allowance", "largest", "reason"),
+        (Section(f"all together: {agreement.status} {agreement.reason}".rstrip(), tuple(lines)),),
+        pd.DataFrame.from_records(records),
+        left=("gradient", "status", "reason"),
+        notes=(
+            "ours, Keras: relative distance to the float64 gradient, median over the steps; largest: ours at any step",
+            "of allowance: distance over 4 times Keras' own plus 8 units in the last place, median; above 1 is wrong",
+            f"updates from Keras' state and gradient: at most {max(agreement.updates):.2g} units in the last place off",
+            f"values where float64 had to change sides: {agreement.kinks}, by {agreement.tie:.2g} of the largest value",
+            "loss of the last step, both running freely, not judged: ours {:.6f}, Keras {:.6f}".format(*ends),
         ),
     )
 

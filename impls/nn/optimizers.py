@@ -183,16 +183,16 @@ class Nadam(Optimizer):
     def update(self, w: Array, g: Array, state: State, rate: float, step: int) -> None:
         """One step."""
         now, following = self._momentum(step), self._momentum(step + 1)
-        product = self._product(step)
+        product = self.momentum_product(step + 1)
         rests = 1 - product * following, 1 - product, 1 - _power(self.beta_2, step + 1)
         rest_1, rest_2 = (1 - np.float32(beta) for beta in (self.beta_1, self.beta_2))
         numbers = _float32(rate, following, 1 - now, *rests, rest_1, rest_2, self.epsilon)
         _nadam(w, g, *state, *numbers, _parts(w))
 
-    def _product(self, step: int) -> np.float32:
-        """Of the momenta of all steps so far; what is far below the rounding of 1 - product need not be exact."""
+    def momentum_product(self, steps: int) -> np.float32:
+        """Of the momenta of so many steps; what is far below the rounding of 1 - product need not be exact."""
         product = np.float32(1)
-        for i in range(step + 1):
+        for i in range(steps):
             product *= self._momentum(i)
             if product < NEGLIGIBLE:
                 break
