@@ -50,7 +50,7 @@ SMALL = {
 }
 """Beside the awkward shapes that every implementation is tried on."""
 
-MOST_FLOPS = 20_000
+MOST_FLOPS = 12_000
 """Of a case here: about a second where each value is a step of Python."""
 
 CASES = {

@@ -15,7 +15,7 @@ from tests.cuda_runs import RUNS, Run, kernels
 PROCESSES = 2
 
 PLAIN, PACKED, MORE_BLOCKS = "plain", "packed weights", "more blocks"
-FEW_FLOPS = 1_000
+FEW_FLOPS = 400
 """Of the cases that are also run in the other ways: every entry has some."""
 
 
