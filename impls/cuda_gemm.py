@@ -629,13 +629,6 @@ class GemmPlan(CudaPlan):
             sizes, slices = (gemm.source, gemm.result, gemm.source_step, gemm.result_step, gemm.groups), gemm.slices
         return tuple(self.device.put(np.ascontiguousarray(table)) for table in tables), sizes, slices, partial
 
-    def bind(self, direction, *arrays):
-        """As every plan; the flat views that the kernels index are made here, once."""
-        call = super().bind(direction, *arrays)
-        method, flat = getattr(self, direction), tuple(map(_flat, arrays))
-        call.run = lambda: method(*flat)
-        return call
-
     def forward(self, x, w, b, out):
         self._multiply(FORWARD, x, w, self._zeros if b is None else b, out, self._relu)
 

@@ -78,9 +78,11 @@ def capture(
         try:
             with launching_on(external_stream(int(stream))):
                 run()
-        except Exception as error:
-            driver.cuStreamEndCapture(stream)
-            raise NotCaptured(f"{type(error).__name__}: {error}") from error
+        except BaseException as error:
+            _, graph = driver.cuStreamEndCapture(stream)
+            if isinstance(error, Exception):
+                raise NotCaptured(f"{type(error).__name__}: {error}") from error
+            raise
         graph = ask("cuStreamEndCapture", stream)
         _, found = ask("cuGraphGetNodes", graph)
         if found != launches:

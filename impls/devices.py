@@ -210,7 +210,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory of the host or of a device ran out."""
     text = f"{type(error).__name__}: {error}".upper()
     cuda = ("CUDA_ERROR_OUT_OF_MEMORY", "CUDAERRORMEMORYALLOCATION", "CUDA OUT OF MEMORY", "OUTOFMEMORYERROR")
-    return isinstance(error, MemoryError) or any(words in text for words in cuda)
+    xla = ("RESOURCE_EXHAUSTED",)
+    return isinstance(error, MemoryError) or any(words in text for words in (*cuda, *xla))
 
 
 CUDA = Device(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -40,12 +41,16 @@ SMALL = {
         "more rows than slices": "1x300x1x1,k1,f1",
         "wide": "1x2x200x1,k2x3,f1",
         "high": "1x150x2x1,k3x2,f1",
+        "half a tile of columns": "2x8x8x1,k1,f32",
+        "more samples than a small product's rows": "33x1x1x1,k1,f17",
+        "many weights of few filters": "1x2x2x9,k3,f32",
+        "more channels than half a tile": "2x8x8x33,k1,f1",
     },
     "maxpool2d": {"NaN and infinities": "1x6x6x4,pool3x3,s2x2,same"},
 }
 """Beside the awkward shapes that every implementation is tried on."""
 
-MOST_FLOPS = 200_000
+MOST_FLOPS = 12_000
 """Of a case here: about a second where each value is a step of Python."""
 
 CASES = {
@@ -57,22 +62,26 @@ CASES = {
 }
 CASES["conv2d: past a tile's edge along every axis"] = parse_case("conv2d:2x5x7x17,k2x3,f33")
 
-LOWERED = {"ENOUGH_THREADS": 1}
-"""Constants of our modules by which a kernel is chosen for large problems: lowered, they choose it for small ones."""
+LOWERED = {
+    "few threads": {"ENOUGH_THREADS": 1},
+    "few slices": {"MANY_SLICES": 4},
+    "little scratch": {"SCRATCH_BYTES": 20_000},
+}
+"""Constants of our modules by which large problems are computed otherwise: lowered, small ones are too."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One entry, direction and case, with the constants as they are, or LOWERED."""
+    """One entry, direction and case, with the constants as they are, or some of them LOWERED."""
 
     op: str
     name: str
     what: str
     direction: str
-    lowered: bool = False
+    lowered: str = ""
 
     def __str__(self) -> str:
-        return "-".join((self.name, self.what, self.direction, *["lowered"] * self.lowered))
+        return "-".join((self.name, self.what, self.direction, *filter(None, [self.lowered])))
 
     @property
     def case(self) -> Case:
@@ -90,9 +99,10 @@ class Run:
         return self.direction != GRAD_WEIGHTS and self.record.plan_type.pack is not Plan.pack
 
     def launches(self) -> tuple[Launch, ...]:
-        """What it says that it launches."""
+        """What it says that it launches; nothing where it refuses."""
         with lowered(self.lowered):
-            return self.record.plan_type.launches(self.case.spec, self.direction)
+            is_refused = self.record.why_not(self.case.spec, self.direction) is not None
+            return () if is_refused else self.record.plan_type.launches(self.case.spec, self.direction)
 
     def inputs(self) -> list[np.ndarray | None]:
         """Its inputs, the same at every call."""
@@ -109,17 +119,26 @@ class Run:
 
 
 @contextmanager
-def lowered(is_lowered: bool = True) -> Iterator[None]:
-    """Lower the constants in every module of ours that has one."""
+def lowered(which: str) -> Iterator[None]:
+    """Lower these constants in every module of ours that has one, and let it forget what it chose before; "": none."""
     with ExitStack() as stack:
-        for name, module in [*sys.modules.items()] if is_lowered else []:
-            for constant in vars(module).keys() & LOWERED if name.startswith("impls.") else ():
-                stack.enter_context(patch.object(module, constant, LOWERED[constant]))
+        for name, module in [*sys.modules.items()] if which else []:
+            for constant in vars(module).keys() & LOWERED[which] if name.startswith("impls.") else ():
+                stack.callback(_forget, module)
+                stack.enter_context(patch.object(module, constant, LOWERED[which][constant]))
+                _forget(module)
         yield
 
 
+def _forget(module: ModuleType) -> None:
+    """Empty the caches of a module's functions."""
+    for value in vars(module).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+
+
 def _runs() -> list[Run]:
-    """Everything that the entries offer to compute; lowered, where that launches something else."""
+    """Everything that the entries offer to compute; with constants lowered, where that launches something else."""
     found = []
     for what, case in CASES.items():
         for op, name in ENTRIES:
@@ -127,8 +146,8 @@ def _runs() -> list[Run]:
             for direction in record.directions if op == case.op else ():
                 if record.why_not(case.spec, direction) is None:
                     run = Run(op, name, what, direction)
-                    low = replace(run, lowered=True)
-                    found += [run] if low.launches() == run.launches() else [run, low]
+                    low = [replace(run, lowered=which) for which in LOWERED]
+                    found += [run, *(one for one in low if one.launches() not in ((), run.launches()))]
     return found
 
 

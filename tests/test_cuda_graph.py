@@ -128,7 +128,7 @@ def test_a_launch_that_raises_ends_the_capture():
     driver = FakeDriver()
     with pytest.raises(cuda_graph.NotCaptured, match="ValueError: no such block"):
         captured(driver, run)
-    assert [name for name, *_ in driver.asked][-2:] == ["cuStreamEndCapture", "cuStreamDestroy"]
+    assert [name for name, *_ in driver.asked][-3:] == ["cuStreamEndCapture", "cuGraphDestroy", "cuStreamDestroy"]
 
 
 def test_a_replay_that_fails_raises_the_drivers_name_for_it():

@@ -144,6 +144,13 @@ def test_little_scratch_means_more_chunks(monkeypatch):
     assert f"{needed} bytes" in numba_cuda_viafft.why_not(spec, FORWARD)
 
 
+@every_way
+def test_more_chunks_than_a_call_launches_are_refused_with_their_number(direction):
+    """And at once: a plan of a million launches is not made first."""
+    reason = numba_cuda_viafft.why_not(parse("conv2d", "100000x2000x2000x64,k3,f64"), direction)
+    assert "chunks of 268435456 bytes of scratch; a call has at most 1024" in reason
+
+
 def test_kernel_that_no_tile_holds_is_refused_with_its_extent():
     """The dilation counts."""
     assert "65x1 pixels" in numba_cuda_viafft.why_not(parse("conv2d", "1x70x5x1,k5x1,d16x1,f1"), FORWARD)

@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import arena, timing
-from impls import cuda_graph, get, parse_case
+from bench import arena, check, timing
+from bench import inputs as designs
+from impls import Case, cuda_graph, get, names, parse, parse_case
+from impls.cuda_setup import CudaPlan
 from impls.devices import CPU, CUDA, is_lost, is_out_of_memory
+from impls.specs import directions_of
 
 ROOT = Path(__file__).parents[1]
 CASE = parse_case("conv2d:2x9x8x3,k3x3,f4")
+SMALL = {
+    "conv2d": "5x9x8x3,k3x3,f4,s2x1,relu",
+    "maxpool2d": "2x9x8x3,pool2x2",
+    "avgpool2d": "2x9x8x3,pool3x3,s2x2,same",
+    "dense": "5x300,u7,relu",
+}
 
 REQUIRED = bool(os.environ.get("LAYERBENCH_REQUIRE_CUDA"))
 
@@ -33,6 +42,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"), False, True),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False, True),
         (MemoryError(), False, True),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes."), False, True),
         (RuntimeError("[1] Call to cuLaunchKernel results in CUDA_ERROR_INVALID_VALUE"), False, False),
         (ValueError("no such stride"), False, False),
     ],
@@ -103,6 +113,51 @@ def test_cuda_a_held_device_is_busy_for_about_as_long_as_it_was_told():
     last = timer.mark()
     assert not timer.passed(last)
     assert 0.001 < timer.seconds(first, last) < 0.05
+
+
+GRAPHS = [
+    pytest.param(op, name, direction, id=f"{op}-{name}-{direction}")
+    for op, spec in SMALL.items()
+    for name in names(op)
+    if name.startswith("numba_cuda_")
+    for direction in directions_of(op)
+]
+
+
+@pytest.mark.parametrize(("op", "name", "direction"), GRAPHS)
+@pytest.mark.usefixtures("on_a_gpu")
+def test_cuda_every_call_is_a_graph_that_is_right_from_other_contents_too(op, name, direction):
+    """Of one launch and of several; inputs are refilled at their addresses, outputs start as NaN."""
+    case = Case(op, parse(op, SMALL[op]))
+    plan = get(op, name).plan(case.spec, (direction,))
+    inputs, outputs = (
+        arena.put(arena.allocate(arena.shapes_of(case.spec, direction, outputs=which), "float32"), CUDA)
+        for which in (False, True)
+    )
+    call = plan.bind(direction, *inputs.arrays, *outputs.arrays)
+    assert isinstance(call.run, cuda_graph.Graph), call.run.launched
+    record = get(op, name)
+    declared = record.algorithm_of(case.spec, direction), record.arithmetic_of(case.spec, direction)
+    for seed in (1, 2):
+        given = designs.make(case, direction, designs.DENSE, seed)
+        for target, source in zip(inputs.host.arrays, given, strict=True):
+            if target is not None:
+                target[...] = source
+        inputs.send()
+        outputs.poison()
+        call()
+        CUDA.wait()
+        outputs.fetch()
+        assert outputs.host.guards_intact()
+        truth = check.expected(case, direction, given)
+        found = check.verdict(case, direction, designs.DENSE, given, outputs.host.arrays, truth, *declared)
+        assert found.is_right, found.where
+
+
+@pytest.mark.parametrize(("op", "name", "direction"), GRAPHS)
+def test_cuda_no_plan_binds_in_a_way_of_its_own(op, name, direction):
+    """One that binds anew after its base did would lose its graph, and nobody would be told."""
+    assert get(op, name).plan_type.bind is CudaPlan.bind
 
 
 @pytest.mark.usefixtures("on_a_gpu")

@@ -24,14 +24,17 @@ COMPUTE_CAPABILITY_MAJOR = 75
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of the CUDA driver API."""
 
 
-def cuda_of(wait: Callable[[], None], arithmetic: str, *, on_default_stream: bool) -> Device:
+def cuda_of(
+    wait: Callable[[], None], arithmetic: str, *, on_default_stream: bool, trim: Callable[[], None] = CPU.trim
+) -> Device:
     """CUDA for the calls of a library: ``wait`` is how it waits, ``arithmetic`` what the device must have.
 
     What a library enqueues ``on_default_stream``, as PyTorch does, lies between CUDA's own marks on that stream; a
-    library with streams of its own has the host's clock only.
+    library with streams of its own has the host's clock only. ``trim``: gives back memory that it keeps for later.
     """
-    timer = CUDA.timer if on_default_stream else CPU.timer
-    return replace(CPU, name=CUDA.name, missing=no_tf32 if arithmetic == TF32 else no_gpu, wait=wait, timer=timer)
+    missing = no_tf32 if arithmetic == TF32 else no_gpu
+    device = replace(CPU, name=CUDA.name, missing=missing, wait=wait, trim=trim)
+    return replace(device, timer=CUDA.timer, free_bytes=CUDA.free_bytes) if on_default_stream else device
 
 
 def no_gpu() -> str | None:

@@ -94,6 +94,10 @@ _enqueued: Any = ()
 """The results of the last call that did not wait: a GPU finishes calls in their order."""
 
 
+def trim() -> None:
+    """Nothing: what it keeps of the GPU's memory for later it gives back when its process ends."""
+
+
 def wait() -> None:
     """Return when the last call is finished, and let go of its results."""
     global _enqueued

@@ -58,6 +58,10 @@ def set_precision(arithmetic: str) -> None:
         raise RuntimeError(f"TensorFlow does not compute in {arithmetic}")
 
 
+def trim() -> None:
+    """Nothing: what it keeps of the GPU's memory for later it gives back when its process ends."""
+
+
 def wait() -> None:
     """Return when all that TensorFlow has enqueued on its devices is done."""
     _tf().test.experimental.sync_devices()

@@ -19,6 +19,7 @@ threads = pytorch.threads
 set_precision = pytorch.set_precision
 start_on_gpu = pytorch.require_cuda
 wait = pytorch.wait
+trim = pytorch.trim
 
 
 def start() -> None:

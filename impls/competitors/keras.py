@@ -220,7 +220,12 @@ def _why_not(plan_type: type[KerasPlan], spec: Any, direction: str) -> str | Non
 def _on_cuda(backend: str, arithmetic: str) -> dict[str, Any]:
     """What a plan on CUDA has beyond one on the CPU."""
     return {
-        "device": cuda_of(lambda: _backend(backend).wait(), arithmetic, on_default_stream=backend == "torch"),
+        "device": cuda_of(
+            lambda: _backend(backend).wait(),
+            arithmetic,
+            on_default_stream=backend == "torch",
+            trim=lambda: _backend(backend).trim(),
+        ),
         "chosen": backend,
         "place": GPU,
         "as_on_gpu": True,

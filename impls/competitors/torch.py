@@ -19,6 +19,7 @@ pooling where PyTorch's own padding cannot express the windows.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +61,12 @@ def threads() -> dict[str, int]:
 def wait() -> None:
     """Return when all that PyTorch has enqueued on the GPU is done."""
     quiet_import(LIBRARY).cuda.synchronize()
+
+
+def trim() -> None:
+    """Give back the memory of the GPU that PyTorch keeps for later, where PyTorch is there at all."""
+    if LIBRARY in sys.modules:
+        quiet_import(LIBRARY).cuda.empty_cache()
 
 
 def require_cuda() -> None:
@@ -327,7 +334,7 @@ def _why_not(plan_type: type[TorchPlan], spec: Any, direction: str) -> str | Non
 def _on_cuda(arithmetic: str, **more: Any) -> dict[str, Any]:
     """What a plan on CUDA has beyond one on the CPU."""
     return {
-        "device": cuda_of(wait, arithmetic, on_default_stream=True),
+        "device": cuda_of(wait, arithmetic, on_default_stream=True, trim=trim),
         "place": CUDA,
         "arithmetic": arithmetic,
         "as_on_gpu": True,

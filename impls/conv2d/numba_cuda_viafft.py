@@ -38,6 +38,9 @@ from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, Pair, Shape
 SCRATCH_BYTES = 256 << 20
 """What the spectra of a call take at most."""
 
+MOST_CHUNKS = 1024
+"""Of a call, which launches three or four kernels for each."""
+
 BALANCE = 16
 """Float32 operations in the time of a byte: 12 on an A100, 20 on an H100, by their data sheets."""
 
@@ -269,11 +272,9 @@ def tile_side(spec: ConvSpec) -> int | None:
     return min(sides, key=lambda side: cost(spec, side), default=None)
 
 
-def tiling(spec: ConvSpec, direction: str) -> Tiling:
-    """The cut of a problem that ``why_not`` has nothing against."""
-    side = tile_side(spec)
-    counts = tile_counts(spec, direction, side)
-    tiles = spec.batch * math.prod(counts)
+def parts_and_chunks(spec: ConvSpec, direction: str, side: int) -> Pair:
+    """Parts of the sums, and chunks of tiles that fit the scratch."""
+    tiles = spec.batch * math.prod(tile_counts(spec, direction, side))
     plane_bytes = COMPLEX_BYTES * frequencies(side)
     weights_bytes = plane_bytes * math.prod(spec.w_shape[2:])
     tile_bytes = plane_bytes * (spec.channels + spec.filters)
@@ -284,7 +285,15 @@ def tiling(spec: ConvSpec, direction: str) -> Tiling:
         parts = min(-(-ENOUGH_BLOCKS // blocks), -(-tiles // SHORTEST_PART), SCRATCH_BYTES // (4 * weights_bytes))
         parts = max(1, parts)
     most = max(1, (SCRATCH_BYTES - parts * weights_bytes) // tile_bytes)
-    chunks = -(-tiles // most)
+    return parts, -(-tiles // most)
+
+
+def tiling(spec: ConvSpec, direction: str) -> Tiling:
+    """The cut of a problem that ``why_not`` has nothing against."""
+    side = tile_side(spec)
+    counts = tile_counts(spec, direction, side)
+    tiles = spec.batch * math.prod(counts)
+    parts, chunks = parts_and_chunks(spec, direction, side)
     cuts = [chunk * tiles // chunks for chunk in range(chunks + 1)]
     return Tiling(side, advances(spec, side), counts, tuple(map(range, cuts, cuts[1:])), parts)
 
@@ -329,9 +338,12 @@ def spectra(spec: ConvSpec, direction: str) -> tuple[Shape, Shape, Shape]:
 
 def why_not(spec: ConvSpec, direction: str) -> str | None:
     """The reason why no tile serves a problem, or None."""
-    del direction  # one tile serves all
-    if tile_side(spec) is not None:
-        return None
+    side = tile_side(spec)
+    if side is not None:
+        _, chunks = parts_and_chunks(spec, direction, side)
+        if chunks <= MOST_CHUNKS:
+            return None
+        return f"its tiles take {chunks} chunks of {SCRATCH_BYTES} bytes of scratch; a call has at most {MOST_CHUNKS}"
     fitting = [side for side in SIDES if side >= max(spec.extent)]
     if not fitting:
         return (
