@@ -238,7 +238,7 @@ class Session:
         if contender.row.first_call_s is None:
             setup = (contender.row.setup_s or 0.0) + answer["bind_s"]
             contender.row = replace(
-                contender.row, setup_s=setup, first_call_s=answer["seconds"], launched=answer["launched"]
+                contender.row, setup_s=setup, first_call_s=answer["first_call_s"], launched=answer["launched"]
             )
         return self._read(case, direction, result)
 
