@@ -356,7 +356,7 @@ class Session:
             return
         slow = max(SLOW * min(c.seconds for c in active), timing.SAMPLE_SECONDS)
         rng = np.random.default_rng(self.seed)
-        watch = _Watch(self._reader, self._pool.pids()) if any(c.has_device_clock for c in active) else None
+        watch = _Watch(self._reader, self._pids()) if any(c.has_device_clock for c in active) else None
         started = last = timing.CLOCK()
         stop = "rounds"
         for done in range(MAX_ROUNDS):
@@ -384,6 +384,10 @@ class Session:
             if contender.is_running:
                 self._ask(contender, "inspect", pool.CALL_SECONDS)
             _keep(contender, stop, watch)
+
+    def _pids(self) -> frozenset[int]:
+        """The processes of ours that may be on the device: this one computes the truth there."""
+        return self._pool.pids() | {os.getpid()}
 
     def _calibrate(
         self,
@@ -483,7 +487,7 @@ class _Watch:
     """Looks at the GPU before, between and after the rounds, outside everything that is timed."""
 
     def __init__(self, reader: nvml.Reader, own: frozenset[int]) -> None:
-        """``own``: process numbers of the workers."""
+        """``own``: process numbers of ours."""
         self._reader = reader
         self._own = own
         self._first = self._last = reader.read()

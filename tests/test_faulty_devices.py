@@ -1,6 +1,7 @@
 """On a device that works on its own every figure is taken, and faults of waiting, writing or losing it are seen."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ CASE = parse_case("conv2d:2x4x3x2,k3x3,f2")
 
 
 class FakeReader:
-    """A GPU that is throttled at its third look."""
+    """A GPU that is throttled at its third look, on which this process begins to compute at the first."""
 
     is_quick = True
 
@@ -25,7 +26,8 @@ class FakeReader:
 
     def read(self):
         self.looks += 1
-        return Reading(sm_mhz=1000.0, throttling=("power cap",) if self.looks == 3 else ())
+        ours = (os.getpid(),) if self.looks > 1 else ()
+        return Reading(sm_mhz=1000.0, throttling=("power cap",) if self.looks == 3 else (), processes=ours)
 
 
 def _expected():
