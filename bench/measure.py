@@ -67,6 +67,17 @@ class Effort:
     """The most input sets that rotate."""
     calibrations: int = CALIBRATIONS
     settle_s: float = SETTLE_S
+    min_rounds: int = MIN_ROUNDS
+    sample_s: float = timing.SAMPLE_SECONDS
+    copied_rounds: int = MAX_ROUNDS
+    """The rounds, from the first on, in which the end-to-end time is taken."""
+    compared: int | None = None
+    """The most results of a sample that are poisoned before it and compared after it, its last ones; None: all sets."""
+    plan_s: float = pool.PLAN_SECONDS
+    call_s: float = pool.CALL_SECONDS
+    """How long a worker may take to plan, and for a call at the least; then it is replaced."""
+    is_watched_slowly: bool = True
+    """Whether a look at the GPU that is not quick is taken, before and after the rounds."""
 
 
 @dataclass
@@ -125,6 +136,8 @@ class Session:
         self.precision = precision
         self.memory = memory
         self.effort = Effort()
+        self.deadline = math.inf
+        """The time of timing.CLOCK after which nothing is asked any more, and nobody waited for."""
         self._xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
@@ -163,7 +176,7 @@ class Session:
         self._leave_out_large(case, direction, contenders, sets=1)
         self._check(case, direction, contenders, sets=1, budget_s=None)
         self._check_dense(case, direction, contenders, count=1)
-        self._pool.release()
+        self._pool.release(self.effort.call_s)
         return [c.row for c in contenders]
 
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
@@ -175,7 +188,7 @@ class Session:
         _leave_out_slow(contenders, budget_s)
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
-        self._pool.release()
+        self._pool.release(self.effort.call_s)
         return _finished(case, direction, contenders, self.precision)
 
     # --- one implementation, one question ---
@@ -196,10 +209,16 @@ class Session:
 
     def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
+        left = self.deadline - timing.CLOCK()
+        too_late = {"status": "OVER_BUDGET", "reason": "the time for all cases was over"}
         try:
-            answer = self._pool.ask(contender.row.op, contender.name, do, seconds, **values)
+            if left > 0:
+                answer = self._pool.ask(contender.row.op, contender.name, do, min(seconds, left), **values)
+            else:
+                answer = too_late
         except Failure as error:
-            answer = {"status": error.status, "reason": error.reason}
+            is_cut = error.status == "TIMEOUT" and left < seconds
+            answer = too_late if is_cut else {"status": error.status, "reason": error.reason}
         if "status" in answer:
             contender.end(answer["status"], answer["reason"])
             return {}
@@ -214,7 +233,7 @@ class Session:
         answer = self._ask(
             contender,
             "plan",
-            pool.PLAN_SECONDS,
+            self.effort.plan_s,
             case=str(case),
             implementation=contender.name,
             direction=contender.row.direction,
@@ -230,7 +249,7 @@ class Session:
     ) -> tuple[Array | None, ...]:
         """The outputs for an input file; empty if the contender ended."""
         result = self._result(case, direction)
-        seconds = pool.CALL_SECONDS + 4 * self._predicted(contender, case)
+        seconds = self.effort.call_s + 4 * self._predicted(contender, case)
         answer = self._ask(contender, "compute", seconds, inputs=str(path), result=str(result), keep=keep)
         if not answer:
             return ()
@@ -354,14 +373,17 @@ class Session:
         active = [c for c in active if c.is_running]
         if not active:
             return
-        slow = max(SLOW * min(c.seconds for c in active), timing.SAMPLE_SECONDS)
+        slow = max(SLOW * min(c.seconds for c in active), self.effort.sample_s)
         rng = np.random.default_rng(self.seed)
-        watch = _Watch(self._reader, self._pids()) if any(c.has_device_clock for c in active) else None
+        is_worth_it = self._reader.is_quick or self.effort.is_watched_slowly
+        is_watched = is_worth_it and any(c.has_device_clock for c in active)
+        watch = _Watch(self._reader, self._pids()) if is_watched else None
         started = last = timing.CLOCK()
         stop = "rounds"
         for done in range(MAX_ROUNDS):
             now = timing.CLOCK()
-            if done >= MIN_ROUNDS and (now - started) + (now - last) > budget_s:
+            next_ends = now + (now - last)
+            if done >= self.effort.min_rounds and (next_ends - started > budget_s or next_ends > self.deadline):
                 stop = "budget"
                 break
             last = now
@@ -373,7 +395,7 @@ class Session:
                 contender = active[i]
                 enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
                 if contender.is_running and not enough:
-                    self._round(contender, case, direction, truths)
+                    self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
             if watch and watch.is_quick and watch.look():
                 for contender, count in zip(active, before, strict=True):
                     contender.dirty += len(contender.samples) - count
@@ -382,7 +404,7 @@ class Session:
                 contender.dirty = len(contender.samples)
         for contender in active:
             if contender.is_running:
-                self._ask(contender, "inspect", pool.CALL_SECONDS)
+                self._ask(contender, "inspect", self.effort.call_s)
             _keep(contender, stop, watch)
 
     def _pids(self) -> frozenset[int]:
@@ -402,7 +424,7 @@ class Session:
             if not contender.is_running:
                 return
             contender.seconds = min(contender.seconds, answer["longer_seconds"])
-            contender.loops = timing.loops_for(contender.seconds)
+            contender.loops = timing.loops_for(contender.seconds, self.effort.sample_s)
             if contender.loops == 1:
                 break
         self._learn(contender, case)
@@ -414,14 +436,20 @@ class Session:
         case: Case,
         direction: str,
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+        *,
+        copied: bool,
     ) -> None:
-        """One sample of every figure. All are kept, or none: the samples of a round belong together."""
+        """One sample of every figure; ``copied``: also end to end.
+
+        All are kept, or none: the samples of a round belong together.
+        """
         answer = self._sample(contender, case, direction, truths)
         if not answer:
             return
         figures: dict[str, float] = {}
         if contender.has_device_clock:
-            more = self._timed(contender, "figures", case, direction, truths, flush=self.memory == BOTH)
+            flush = self.memory == BOTH
+            more = self._timed(contender, "figures", case, direction, truths, flush=flush, copied=copied)
             if not more:
                 return
             figures = {RESIDENT_BY_DEVICE: answer["device_seconds"], **more["figures"]}
@@ -451,8 +479,9 @@ class Session:
     ) -> dict[str, Any]:
         """Ask for timed calls; a result that is not the verified one bit for bit is judged again."""
         results = [str(self._result(case, direction, i)) for i in range(len(truths))]
-        seconds = pool.CALL_SECONDS + 4 * contender.loops * contender.seconds
-        answer = self._ask(contender, do, seconds, loops=contender.loops, results=results, **values)
+        seconds = self.effort.call_s + 4 * contender.loops * contender.seconds
+        values |= {"loops": contender.loops, "results": results, "compared": self.effort.compared}
+        answer = self._ask(contender, do, seconds, **values)
         for i in answer.get("differs", ()):
             contender.row = replace(contender.row, repeatable=False)
             arrays, truth = truths[i]

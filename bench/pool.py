@@ -168,12 +168,12 @@ class Pool:
         """The numbers of all worker processes."""
         return frozenset(worker.pid for worker in self._workers.values())
 
-    def release(self) -> None:
+    def release(self, seconds: float = CALL_SECONDS) -> None:
         """Have every worker drop its plan and arrays. One that cannot is replaced at the next request."""
         for name, worker in tuple(self._workers.items()):
             worker.resume()
             try:
-                _raise_if_crashed(worker.ask("release", CALL_SECONDS))
+                _raise_if_crashed(worker.ask("release", seconds))
             except Failure:
                 self._workers.pop(name).kill()
             else:

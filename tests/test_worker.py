@@ -51,6 +51,18 @@ def test_the_rotation_goes_on_from_sample_to_sample(worker, loops, calls):
         assert answer["differs"] == []
 
 
+@pytest.mark.parametrize(
+    ("loops", "compared", "sets"), [(4, None, {0, 1, 2}), (1, None, {0}), (4, 1, {2}), (2, 1, {1}), (4, 0, set())]
+)
+def test_of_the_results_that_were_called_for_the_last_few_are_compared(worker, loops, compared, sets):
+    """Every result is another than the verified one: those that are compared differ."""
+    made, _, result = worker
+    for bound in made.bound:
+        bound.verified = tuple(None if a is None else a + 1 for a in bound.verified)
+    request = {"do": "sample", "loops": loops, "warm": False, "results": [result] * 3, "compared": compared}
+    assert set(made.answer(request)["differs"]) == sets
+
+
 def test_a_released_worker_holds_nothing(worker):
     made, _, _ = worker
     made.answer({"do": "release"})
