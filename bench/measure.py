@@ -138,7 +138,7 @@ class Session:
         self.effort = Effort()
         self.deadline = math.inf
         """The time of timing.CLOCK after which nothing is asked any more, and nobody waited for."""
-        self._xp = xp
+        self.xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=_shared_folder()))
@@ -154,6 +154,18 @@ class Session:
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Start the workers for these (op, name) side by side and wait until all are idle."""
         self._pool.start(pairs)
+
+    def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
+        """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
+        return self._pool.compile(pairs, seconds)
+
+    def kill(self) -> None:
+        """End all workers, from whatever thread: a request that waits fails, a device that hangs is given free."""
+        self._pool.kill()
+
+    def look(self) -> nvml.Reading | None:
+        """What the GPU says now."""
+        return self._reader.read()
 
     def compute(
         self, name: str, case: Case, direction: str, arrays: Sequence[Array | None]
@@ -348,8 +360,8 @@ class Session:
 
     def _expected(self, case: Case, direction: str, arrays: Sequence[Array | None]) -> check.Expected:
         """The truth for these inputs, and no more of the device than it takes."""
-        found = check.expected(case, direction, arrays, self._xp)
-        release(self._xp)
+        found = check.expected(case, direction, arrays, self.xp)
+        release(self.xp)
         return found
 
     # --- timing ---

@@ -88,6 +88,17 @@ class Worker:
         record = get(op, name)
         return {"threads": {} if record.missing() else _set_threads(record, self.threads)}
 
+    def do_compile(self, pairs: list[tuple[str, str]]) -> Answer:
+        """Compile every CUDA kernel of these (op, name) and of what they import, if there is a device to compile for."""
+        for op, name in pairs:
+            if get(op, name).missing():
+                return {"kernels": 0}
+        setup = sys.modules.get("impls.cuda_setup")
+        kernels = setup.KERNELS if setup else []
+        for kernel in kernels:
+            kernel.compile()
+        return {"kernels": len(kernels)}
+
     def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
         """Make the plan for one case and direction, and drop what was held before.
 
