@@ -89,7 +89,7 @@ class Worker:
         return {"threads": {} if record.missing() else _set_threads(record, self.threads)}
 
     def do_compile(self, pairs: list[tuple[str, str]]) -> Answer:
-        """Compile every CUDA kernel of these (op, name) and of what they import, if there is a device to compile for."""
+        """Compile every CUDA kernel of these (op, name) and of what they import, where there is a device for them."""
         for op, name in pairs:
             if get(op, name).missing():
                 return {"kernels": 0}
