@@ -81,6 +81,7 @@ EFFORT = Effort(
     sample_s=2e-3,
     copied_rounds=1,
     compared=1,
+    start_s=60.0,
     plan_s=60.0,
     call_s=15.0,
     is_watched_slowly=False,

@@ -73,6 +73,8 @@ class Effort:
     """The rounds, from the first on, in which the end-to-end time is taken."""
     compared: int | None = None
     """The most results of a sample that are poisoned before it and compared after it, its last ones; None: all sets."""
+    start_s: float = math.inf
+    """How long all workers together may take to start, beside what each one may."""
     plan_s: float = pool.PLAN_SECONDS
     call_s: float = pool.CALL_SECONDS
     """How long a worker may take to plan, and for a call at the least; then it is replaced."""
@@ -153,7 +155,7 @@ class Session:
 
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Start the workers for these (op, name) side by side and wait until all are idle."""
-        self._pool.start(pairs)
+        self._pool.start(pairs, self.effort.start_s)
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -68,6 +69,7 @@ class WorkerProcess:
 
     def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Send a request and wait for its answer. Raises Failure after ``seconds`` or when it is gone."""
+        self.greet(seconds)
         self.send(do, **values)
         return self.receive(seconds)
 
@@ -76,10 +78,10 @@ class WorkerProcess:
         self.greet()
         self._send({"do": do, **values})
 
-    def greet(self) -> None:
-        """Wait until it has imported its implementation. Raises Failure."""
+    def greet(self, seconds: float = START_SECONDS) -> None:
+        """Wait until it has imported its implementation, START_SECONDS at the most. Raises Failure."""
         if not self._greeted:
-            self.receive(START_SECONDS)
+            self.receive(min(seconds, START_SECONDS))
             self._greeted = True
 
     def pause(self) -> None:
@@ -159,8 +161,13 @@ class Pool:
             worker.kill()
         self._workers.clear()
 
-    def start(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Start the workers for these (op, name), so that they import side by side, and wait until all stand still."""
+    def start(self, pairs: Sequence[tuple[str, str]], seconds: float = math.inf) -> None:
+        """Start the workers for these (op, name), so that they import side by side, and wait until all stand still.
+
+        One that does not within START_SECONDS of the one before it, or within ``seconds`` of all, is started again at
+        the next request.
+        """
+        end = timing.CLOCK() + seconds
         new = []
         for op, name in pairs:
             if name not in self._workers:
@@ -168,7 +175,7 @@ class Pool:
                 new.append(name)
         for name in new:
             try:
-                self._workers[name].greet()
+                self._workers[name].greet(max(end - timing.CLOCK(), 0))
             except Failure:
                 self._workers.pop(name).kill()
             else:

@@ -1,5 +1,6 @@
 """Workers are asked side by side to compile, and one that fails takes no other with it."""
 
+import threading
 import time
 
 import pytest
@@ -65,3 +66,21 @@ def test_a_worker_without_cuda_kernels_has_nothing_to_compile():
     with Pool(threads=1) as made:
         made.start([("dense", "numpy")])
         assert made.compile([("dense", "numpy")], seconds=30) == {"numpy": {"kernels": 0}}
+
+
+def test_who_does_not_start_in_time_is_not_waited_for(monkeypatch):
+    """All have the same time, and not one after the other."""
+    from bench import pool
+
+    monkeypatch.setattr(pool.WorkerProcess, "_send", lambda self, request: None)
+    started = time.monotonic()
+    with Pool(threads=1) as made:
+        made.start([("dense", name) for name in ("numpy", "numba_jit", "direct")], seconds=0.5)
+        assert not made.pids()
+    assert time.monotonic() - started < 30
+
+
+def test_workers_that_are_ended_from_another_thread_are_a_failure_of_the_one_who_waits(pool):
+    threading.Timer(0.5, pool.kill).start()
+    answers = pool.compile([("conv2d", "fake_hanging")], seconds=60)
+    assert "signal 9" in answers["fake_hanging"]["reason"]
