@@ -19,33 +19,37 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import machine, nvml, suites, timing, truth
+import numpy as np
+
+from bench import cuda_sanitized, machine, nvml, suites, timing, truth
 from bench.jobs import Job, in_suite
 from bench.lines import Lines
-from bench.measure import Effort, Session
+from bench.measure import BOTH, Effort, Session
 from bench.pool import ROOT
 from bench.results import Failure, Row, Run
 from bench.suites import Suite
-from impls import OPS, ConvSpec
+from impls import OPS, Case, ConvSpec, parse_case
 from impls.devices import CUDA
 from impls.specs import FORWARD, directions_of
 
 PARTS = ("environment", "ceilings", "correctness", "networks", "sanitizer", "grid")
 """In the order of their worth."""
 SHARES: Mapping[str, float] = {
-    "environment": 2,
+    "environment": 3,
     "ceilings": 1,
     "correctness": 6,
-    "networks": 10,
-    "sanitizer": 3,
-    "grid": 8,
+    "networks": 9,
+    "sanitizer": 5,
+    "grid": 7,
 }
 """How the time that is left is divided among the parts that are left; what one does not use goes to those after it."""
 
@@ -53,16 +57,60 @@ MINUTES = 8.0
 LEAST_MINUTES = 1.0
 RESERVE = 0.05
 """The part of the time that is kept for the page, and for ending the workers."""
+ALARM_AGAIN_S = 2.0
+"""An alarm can be lost, in a destructor or in code that catches everything: it rings again, as long as it must."""
+LAST_RESORT_S = 5.0
+"""After so many seconds all workers are ended: a device that one of them keeps busy may keep this process waiting."""
+PROOF_SECONDS = 30.0
+"""CuPy is imported, compiles and is proven right within this time, or the truth is computed on the host."""
+COMPILE_SHARE = 1 / 8
+"""The part of the time in which workers compile side by side. One that needs more is ended, and its successor compiles
+what it plans."""
 
 CHECKED_BYTES = 4e6
 """Batches are cut to this for the correctness part, which needs every kind of problem and not their size."""
 TIMED_MEGABYTES = 16.0
 BUDGET_S = 0.25
 """Seconds of timing per case and direction, shared by all."""
-EFFORT = Effort(designs=2, sets=2, calibrations=1, settle_s=0.0)
+EFFORT = Effort(
+    designs=2,
+    sets=2,
+    calibrations=1,
+    settle_s=0.0,
+    min_rounds=3,
+    sample_s=2e-3,
+    copied_rounds=1,
+    compared=1,
+    start_s=60.0,
+    plan_s=60.0,
+    call_s=15.0,
+    is_watched_slowly=False,
+)
 """Every kind of problem was judged on all designs before; a truth from the device leaves no host thread spinning."""
 COLUMNS = (3, 7, 19)
 """The columns of the published grid that are timed, by the side of their kernels."""
+CORE: Mapping[str, tuple[str, ...]] = {
+    "networks": (
+        "conv2d:1x16x16x32,k3x3,f64,relu",
+        "dense:1x3136,u128,relu",
+        "maxpool2d:1x28x28x32,pool2x2",
+        "conv2d:1x32x32x3,k3x3,f32,relu",
+        "conv2d:1x8x8x128,k3x3,f128,relu",
+        "conv2d:1x28x28x1,k5x5,f32,relu",
+        "dense:1x512,u10",
+        "conv2d:1x32x32x32,k5x5,f32,relu",
+        "maxpool2d:1x64x64x8,pool4x4",
+        "conv2d:1x64x64x1,k9x9,f16,relu",
+        "conv2d:1x14x14x64,k3x3,f128,relu",
+        "dense:1x3072,u512,relu",
+        "conv2d:1x28x28x32,k3x3,f32,relu",
+        "conv2d:1x7x7x64,k3x3,f128,relu",
+        "conv2d:1x14x14x64,k5x5,f128,relu",
+    ),
+    "grid": tuple(f"conv2d:1x{s}x{s}x32,k{k}x{k},f32" for s in (32, 8, 64) for k in COLUMNS),
+}
+"""What is timed first, in this order, whatever its batch: two runs that were cut have these in common. Of the networks
+first layers, those in the middle and deep ones, dense ones and pools, in every direction; of the grid forward alone."""
 
 WISHED = (
     *("pandas", "numba_cuda", "cupy", "torch", "jax", "keras", "tensorflow", "pynvml"),
@@ -75,6 +123,7 @@ LISTING_SECONDS = 60.0
 
 SANITIZER = "compute-sanitizer"
 TOOLS = ("memcheck", "racecheck", "initcheck")
+NOT_REACHED = "NOT REACHED"
 ERRORS_FOUND = 86
 """The exit status that a sanitizer is told to end with if it found an error."""
 
@@ -87,7 +136,7 @@ class NoDeviceError(RuntimeError):
 
 
 class OutOfTimeError(BaseException):
-    """The whole time is over. Not an Exception, so that nothing on the way takes it for a mistake of its own."""
+    """The whole time is over. Not an Exception, so that little on the way takes it for a mistake of its own."""
 
 
 @dataclass(frozen=True)
@@ -193,16 +242,16 @@ def run(options: Options, say: Callable[[str], None] = print) -> None:
     os.environ.update(nvml.settings(options.device))  # before this process, or a child, looks for devices
     end = timing.CLOCK() + 60 * options.minutes * (1 - RESERVE)
     chosen = _suites(options)
-    entries, unlisted = _listed()
-    _require_device(entries, unlisted)
-    options.output.mkdir(parents=True, exist_ok=True)
-    xp, why_host = truth.array_module()
     with (
-        Session(options.threads, options.seed, device=options.device, xp=xp) as session,
+        Session(options.threads, options.seed, device=options.device, memory=BOTH) as session,
         contextlib.suppress(OutOfTimeError),
-        _alarm(end - timing.CLOCK()),
+        _alarm(end - timing.CLOCK(), session.kill),
     ):
-        work = _Work(options, session, entries, unlisted, chosen, why_host)
+        session.effort = EFFORT
+        entries, unlisted = _listed()
+        _require_device(entries, unlisted)
+        options.output.mkdir(parents=True, exist_ok=True)
+        work = _Work(options, session, entries, unlisted, chosen)
         for number, part in enumerate(options.parts):
             now = timing.CLOCK()
             work.do(part, now + slice_of(max(end - now, 0), options.parts[number:]), say)
@@ -250,8 +299,13 @@ class _Work:
     unlisted: str
     """Why there may be more of them, or empty."""
     suites: Mapping[str, Suite]
-    why_host: str
-    """Why the truth is computed on the host, or empty."""
+    started: dict[tuple[str, str], None] = field(default_factory=dict)
+    """The (op, name) whose workers were started."""
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What is measured on. Asked once: it takes a process that uses the device."""
+        return machine.describe(self.options.device)
 
     def do(self, part: str, until: float, say: Callable[[str], None]) -> None:
         """One part into its file. What goes wrong in it is its last line, and the next part begins."""
@@ -269,15 +323,31 @@ class _Work:
             say(f"{part}: {left_out or 'complete'}")
 
     def _environment(self, lines: Lines, until: float) -> str:
-        """The machine, what is installed, and every implementation with the reason why it cannot run."""
-        lines.add("machine", machine.describe())
-        lines.add("readings", {"nvidia-smi": _nvidia_smi()})
-        lines.add("missing", {name: find_spec(name) is None for name in WISHED})
-        lines.add("truth", {"on": "host" if self.why_host else "device", "reason": self.why_host})
+        """The machine, what is installed, every implementation with the reason why it cannot run; kernels compile."""
         lines.add("options", asdict(self.options))
+        lines.add("missing", {name: find_spec(name) is None for name in WISHED})
         for entry in self.entries:
             lines.add("entry", entry)
+        lines.add("machine", self.machine)
+        lines.add("readings", {"nvidia-smi": _nvidia_smi()})
+        self._start(lines, [(op, name) for op in OPS for name in self._names(op, competitors=False)])
         return self.unlisted
+
+    def _start(self, lines: Lines, pairs: Sequence[tuple[str, str]]) -> None:
+        """Start the workers that were not yet, side by side, and have them compile; first of all find the truth."""
+        if not self.started:
+            self.session.xp, why_host = _array_module()
+            lines.add("truth", {"on": "host" if why_host else "device", "reason": why_host})
+        new = [pair for pair in pairs if pair not in self.started]
+        if not new:
+            return
+        self.started |= dict.fromkeys(new)
+        begun = timing.CLOCK()
+        self.session.start(new)
+        between = timing.CLOCK()
+        answers = self.session.compile(new, 60 * self.options.minutes * COMPILE_SHARE)
+        seconds = {"start_seconds": between - begun, "compile_seconds": timing.CLOCK() - between}
+        lines.add("workers", {**seconds, "kernels": answers})
 
     def _ceilings(self, lines: Lines, until: float) -> str:
         """What the device can do at most, measured."""
@@ -286,24 +356,32 @@ class _Work:
         return ""
 
     def _sanitizer(self, lines: Lines, until: float) -> str:
-        """Every kernel of ours under each tool of compute-sanitizer, each with an equal share of the time left."""
+        """Entries of ours under each tool of compute-sanitizer, each with an equal share of the time left."""
         path = shutil.which(SANITIZER)
         if path is None:
             return f"{SANITIZER} is not installed"
         cases = [str(case) for case in self.suites["correctness"].cases] if self.options.suite else []
+        left_out: list[str] = []
         for done, tool in enumerate(TOOLS):
             log = self.options.output / f"{SANITIZER}-{tool}.txt"
             command = [path, "--tool", tool, "--error-exitcode", str(ERRORS_FOUND), "--log-file", str(log)]
             share = (until - timing.CLOCK()) / (len(TOOLS) - done)
             status, reason, calls = "OK", "", 0
+            wanted = cuda_sanitized.wanted(cases)
             try:
                 for record in _records(["bench.cuda_sanitized", *cases], share, command):
                     lines.add("call", {"tool": tool, **record})
                     calls += 1
             except Failure as failure:
                 status, reason = failure.status, failure.reason
+            for call in wanted[calls:]:
+                lines.add(
+                    "call", {"tool": tool, **cuda_sanitized.described(call), "status": NOT_REACHED, "reason": reason}
+                )
             lines.add("tool", {"name": tool, "status": status, "reason": reason, "calls": calls, "log": log.name})
-        return ""
+            if calls < len(wanted):
+                left_out.append(f"{tool} reached {calls} of {len(wanted)} calls")
+        return "; ".join(left_out)
 
     def _correctness(self, lines: Lines, until: float) -> str:
         """Every implementation of ours on every design of inputs; nothing is timed."""
@@ -322,33 +400,45 @@ class _Work:
         return self._timed(lines, until, "grid", sorted(jobs, key=lambda job: job.direction != FORWARD))
 
     def _timed(self, lines: Lines, until: float, part: str, jobs: Sequence[Job]) -> str:
-        self.session.effort = EFFORT
         run, budget = self.session.run, self.options.budget_s
         return self._rows(lines, until, part, jobs, lambda j: run(j.case, j.direction, j.names, budget))
 
     def _jobs(self, part: str, *, competitors: bool) -> list[Job]:
-        """Every case and direction with all that can run here, shuffled, so that a cut leaves some of every kind."""
-        names: dict[str, list[str]] = {op: [] for op in OPS}
-        for entry in self.entries:
-            usable = entry["device"] == CUDA.name and entry["missing"] is None
-            if usable and (competitors or not entry["competitor"]):
-                names[entry["op"]].append(entry["name"])
+        """Every case and direction with all that can run here: the core of the part, then the others shuffled.
+
+        So a cut leaves some of every kind, and what is compared with another run.
+        """
+        names = {op: self._names(op, competitors=competitors) for op in OPS}
+        core = {parse_case(text): place for place, text in enumerate(CORE.get(part, ()))}
         jobs = [
-            Job(case, direction, tuple(names[case.op]))
+            Job(case, direction, names[case.op])
             for case in self.suites[part].cases
             for direction in directions_of(case.op)
             if names[case.op]
         ]
         random.Random(self.options.seed).shuffle(jobs)
-        return jobs
+        return sorted(jobs, key=lambda job: core.get(_of_one(job.case), len(core)))
+
+    def _names(self, op: str, *, competitors: bool) -> tuple[str, ...]:
+        """What can run here on CUDA."""
+        return tuple(
+            entry["name"]
+            for entry in self.entries
+            if entry["op"] == op and entry["device"] == CUDA.name and entry["missing"] is None
+            if competitors or not entry["competitor"]
+        )
 
     def _rows(
         self, lines: Lines, until: float, part: str, jobs: Sequence[Job], action: Callable[[Job], list[Row]]
     ) -> str:
         """The rows of as many jobs as the time allows; what was left out is returned in words."""
         suite = self.suites[part]
-        lines.add("run", asdict(_run_record(suite, self.options)))
-        self.session.start(list(dict.fromkeys((job.case.op, name) for job in jobs for name in job.names)))
+        lines.add("run", asdict(_run_record(suite, self.options, self.machine)))
+        lines.add("planned", Counter(f"{job.case.op} {job.direction}" for job in jobs))
+        reading = self.session.look()
+        lines.add("gpu", reading.as_record() if reading else {})
+        self._start(lines, list(dict.fromkeys((job.case.op, name) for job in jobs for name in job.names)))
+        self.session.deadline = until + EFFORT.call_s
         for done, job in enumerate(jobs):
             if timing.CLOCK() > until:
                 return f"{len(jobs) - done} of {len(jobs)} cases and directions: the time of this part was over"
@@ -361,7 +451,21 @@ class _Work:
         return ""
 
 
-def _run_record(suite: Suite, options: Options) -> Run:
+def _of_one(case: Case) -> Case:
+    """The case for a single sample."""
+    return Case(case.op, replace(case.spec, batch=1))
+
+
+def _array_module() -> tuple[Any, str]:
+    """What bench.truth finds, once a process of its own has found it: a hanging device costs PROOF_SECONDS."""
+    try:
+        reason = "".join(str(record["reason"]) for record in _records(["bench.truth"], PROOF_SECONDS))
+    except Failure as failure:
+        reason = str(failure)
+    return (np, reason) if reason else truth.array_module()
+
+
+def _run_record(suite: Suite, options: Options, described: Mapping[str, Any]) -> Run:
     """What the rows of one part have in common."""
     return Run(
         command=shlex.join(["layerbench", *sys.argv[1:]]),
@@ -369,7 +473,7 @@ def _run_record(suite: Suite, options: Options) -> Run:
         seed=options.seed,
         threads=options.threads,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine.describe(options.device),
+        machine=described,
     )
 
 
@@ -437,17 +541,30 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in here after so many seconds, where the system has such an alarm."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
+def _alarm(seconds: float, last_resort: Callable[[], None]) -> Iterator[None]:
+    """Raise OutOfTimeError in here after so many seconds, and again and again, where the system has such an alarm.
+
+    LAST_RESORT_S later ``last_resort`` is called by another thread: what waits for a device hears no alarm.
+    """
+    net = threading.Timer(max(seconds, 0) + LAST_RESORT_S, last_resort)
+    net.daemon = True
+    net.start()
+    try:
+        with _ringing(seconds) if hasattr(signal, "setitimer") else contextlib.nullcontext():
+            yield
+    finally:
+        net.cancel()
+
+
+@contextlib.contextmanager
+def _ringing(seconds: float) -> Iterator[None]:
+    """Raise OutOfTimeError in here after so many seconds, and every ALARM_AGAIN_S from then on."""
 
     def ring(*unused: object) -> None:
         raise OutOfTimeError
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), ALARM_AGAIN_S)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ most differences that matter.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -66,6 +67,19 @@ class Effort:
     """The most input sets that rotate."""
     calibrations: int = CALIBRATIONS
     settle_s: float = SETTLE_S
+    min_rounds: int = MIN_ROUNDS
+    sample_s: float = timing.SAMPLE_SECONDS
+    copied_rounds: int = MAX_ROUNDS
+    """The rounds, from the first on, in which the end-to-end time is taken."""
+    compared: int | None = None
+    """The most results of a sample that are poisoned before it and compared after it, its last ones; None: all sets."""
+    start_s: float = math.inf
+    """How long all workers together may take to start, beside what each one may."""
+    plan_s: float = pool.PLAN_SECONDS
+    call_s: float = pool.CALL_SECONDS
+    """How long a worker may take to plan, and for a call at the least; then it is replaced."""
+    is_watched_slowly: bool = True
+    """Whether a look at the GPU that is not quick is taken, before and after the rounds."""
 
 
 @dataclass
@@ -124,7 +138,9 @@ class Session:
         self.precision = precision
         self.memory = memory
         self.effort = Effort()
-        self._xp = xp
+        self.deadline = math.inf
+        """The time of timing.CLOCK after which nothing is asked any more, and nobody waited for."""
+        self.xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
@@ -139,7 +155,19 @@ class Session:
 
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Start the workers for these (op, name) side by side and wait until all are idle."""
-        self._pool.start(pairs)
+        self._pool.start(pairs, self.effort.start_s)
+
+    def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
+        """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
+        return self._pool.compile(pairs, seconds)
+
+    def kill(self) -> None:
+        """End all workers, from whatever thread: a request that waits fails, a device that hangs is given free."""
+        self._pool.kill()
+
+    def look(self) -> nvml.Reading | None:
+        """What the GPU says now."""
+        return self._reader.read()
 
     def compute(
         self, name: str, case: Case, direction: str, arrays: Sequence[Array | None]
@@ -162,7 +190,7 @@ class Session:
         self._leave_out_large(case, direction, contenders, sets=1)
         self._check(case, direction, contenders, sets=1, budget_s=None)
         self._check_dense(case, direction, contenders, count=1)
-        self._pool.release()
+        self._pool.release(self.effort.call_s)
         return [c.row for c in contenders]
 
     def run(self, case: Case, direction: str, names: Sequence[str], budget_s: float) -> list[Row]:
@@ -174,7 +202,7 @@ class Session:
         _leave_out_slow(contenders, budget_s)
         truths = self._check_dense(case, direction, contenders, count)
         self._time(case, direction, contenders, truths, budget_s)
-        self._pool.release()
+        self._pool.release(self.effort.call_s)
         return _finished(case, direction, contenders, self.precision)
 
     # --- one implementation, one question ---
@@ -195,10 +223,16 @@ class Session:
 
     def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
+        left = self.deadline - timing.CLOCK()
+        too_late = {"status": "OVER_BUDGET", "reason": "the time for all cases was over"}
         try:
-            answer = self._pool.ask(contender.row.op, contender.name, do, seconds, **values)
+            if left > 0:
+                answer = self._pool.ask(contender.row.op, contender.name, do, min(seconds, left), **values)
+            else:
+                answer = too_late
         except Failure as error:
-            answer = {"status": error.status, "reason": error.reason}
+            is_cut = error.status == "TIMEOUT" and left < seconds
+            answer = too_late if is_cut else {"status": error.status, "reason": error.reason}
         if "status" in answer:
             contender.end(answer["status"], answer["reason"])
             return {}
@@ -213,7 +247,7 @@ class Session:
         answer = self._ask(
             contender,
             "plan",
-            pool.PLAN_SECONDS,
+            self.effort.plan_s,
             case=str(case),
             implementation=contender.name,
             direction=contender.row.direction,
@@ -229,7 +263,7 @@ class Session:
     ) -> tuple[Array | None, ...]:
         """The outputs for an input file; empty if the contender ended."""
         result = self._result(case, direction)
-        seconds = pool.CALL_SECONDS + 4 * self._predicted(contender, case)
+        seconds = self.effort.call_s + 4 * self._predicted(contender, case)
         answer = self._ask(contender, "compute", seconds, inputs=str(path), result=str(result), keep=keep)
         if not answer:
             return ()
@@ -237,7 +271,7 @@ class Session:
         if contender.row.first_call_s is None:
             setup = (contender.row.setup_s or 0.0) + answer["bind_s"]
             contender.row = replace(
-                contender.row, setup_s=setup, first_call_s=answer["seconds"], launched=answer["launched"]
+                contender.row, setup_s=setup, first_call_s=answer["first_call_s"], launched=answer["launched"]
             )
         return self._read(case, direction, result)
 
@@ -328,8 +362,8 @@ class Session:
 
     def _expected(self, case: Case, direction: str, arrays: Sequence[Array | None]) -> check.Expected:
         """The truth for these inputs, and no more of the device than it takes."""
-        found = check.expected(case, direction, arrays, self._xp)
-        release(self._xp)
+        found = check.expected(case, direction, arrays, self.xp)
+        release(self.xp)
         return found
 
     # --- timing ---
@@ -353,14 +387,17 @@ class Session:
         active = [c for c in active if c.is_running]
         if not active:
             return
-        slow = max(SLOW * min(c.seconds for c in active), timing.SAMPLE_SECONDS)
+        slow = max(SLOW * min(c.seconds for c in active), self.effort.sample_s)
         rng = np.random.default_rng(self.seed)
-        watch = _Watch(self._reader, self._pool.pids()) if any(c.has_device_clock for c in active) else None
+        is_worth_it = self._reader.is_quick or self.effort.is_watched_slowly
+        is_watched = is_worth_it and any(c.has_device_clock for c in active)
+        watch = _Watch(self._reader, self._pids()) if is_watched else None
         started = last = timing.CLOCK()
         stop = "rounds"
         for done in range(MAX_ROUNDS):
             now = timing.CLOCK()
-            if done >= MIN_ROUNDS and (now - started) + (now - last) > budget_s:
+            next_ends = now + (now - last)
+            if done >= self.effort.min_rounds and (next_ends - started > budget_s or next_ends > self.deadline):
                 stop = "budget"
                 break
             last = now
@@ -372,7 +409,7 @@ class Session:
                 contender = active[i]
                 enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
                 if contender.is_running and not enough:
-                    self._round(contender, case, direction, truths)
+                    self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
             if watch and watch.is_quick and watch.look():
                 for contender, count in zip(active, before, strict=True):
                     contender.dirty += len(contender.samples) - count
@@ -381,8 +418,12 @@ class Session:
                 contender.dirty = len(contender.samples)
         for contender in active:
             if contender.is_running:
-                self._ask(contender, "inspect", pool.CALL_SECONDS)
+                self._ask(contender, "inspect", self.effort.call_s)
             _keep(contender, stop, watch)
+
+    def _pids(self) -> frozenset[int]:
+        """The processes of ours that may be on the device: this one computes the truth there."""
+        return self._pool.pids() | {os.getpid()}
 
     def _calibrate(
         self,
@@ -397,7 +438,7 @@ class Session:
             if not contender.is_running:
                 return
             contender.seconds = min(contender.seconds, answer["longer_seconds"])
-            contender.loops = timing.loops_for(contender.seconds)
+            contender.loops = timing.loops_for(contender.seconds, self.effort.sample_s)
             if contender.loops == 1:
                 break
         self._learn(contender, case)
@@ -409,14 +450,20 @@ class Session:
         case: Case,
         direction: str,
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
+        *,
+        copied: bool,
     ) -> None:
-        """One sample of every figure. All are kept, or none: the samples of a round belong together."""
+        """One sample of every figure; ``copied``: also end to end.
+
+        All are kept, or none: the samples of a round belong together.
+        """
         answer = self._sample(contender, case, direction, truths)
         if not answer:
             return
         figures: dict[str, float] = {}
         if contender.has_device_clock:
-            more = self._timed(contender, "figures", case, direction, truths, flush=self.memory == BOTH)
+            flush = self.memory == BOTH
+            more = self._timed(contender, "figures", case, direction, truths, flush=flush, copied=copied)
             if not more:
                 return
             figures = {RESIDENT_BY_DEVICE: answer["device_seconds"], **more["figures"]}
@@ -446,8 +493,9 @@ class Session:
     ) -> dict[str, Any]:
         """Ask for timed calls; a result that is not the verified one bit for bit is judged again."""
         results = [str(self._result(case, direction, i)) for i in range(len(truths))]
-        seconds = pool.CALL_SECONDS + 4 * contender.loops * contender.seconds
-        answer = self._ask(contender, do, seconds, loops=contender.loops, results=results, **values)
+        seconds = self.effort.call_s + 4 * contender.loops * contender.seconds
+        values |= {"loops": contender.loops, "results": results, "compared": self.effort.compared}
+        answer = self._ask(contender, do, seconds, **values)
         for i in answer.get("differs", ()):
             contender.row = replace(contender.row, repeatable=False)
             arrays, truth = truths[i]
@@ -482,7 +530,7 @@ class _Watch:
     """Looks at the GPU before, between and after the rounds, outside everything that is timed."""
 
     def __init__(self, reader: nvml.Reader, own: frozenset[int]) -> None:
-        """``own``: process numbers of the workers."""
+        """``own``: process numbers of ours."""
         self._reader = reader
         self._own = own
         self._first = self._last = reader.read()

@@ -1,7 +1,7 @@
 """What a GPU says about itself while it is measured: clocks, power, temperature, throttling, and who else is on it.
 
-Read through NVML where nvidia-ml-py is installed, else through the nvidia-smi program, else not at all. Nothing is ever
-set. Also which devices there are, and how a worker is made to see one of them.
+Read through NVML where nvidia-ml-py or a cuda-bindings that has it is installed, else through the nvidia-smi program,
+else not at all. Nothing is ever set. Also which devices there are, and how a worker is made to see one of them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Reader(Protocol):
 
 
 class Nvml:
-    """Looks through nvidia-ml-py."""
+    """Looks through nvidia-ml-py, or through what has its names."""
 
     is_quick = True
 
@@ -112,6 +112,38 @@ class Nvml:
         with suppress(self._library.NVMLError, AttributeError):
             return getattr(self._library, function)(self._handle, *arguments)
         return None
+
+
+PYNVML = {
+    "nvmlInit": "init_v2",
+    "nvmlDeviceGetHandleByIndex": "device_get_handle_by_index_v2",
+    "nvmlDeviceGetHandleByUUID": "device_get_handle_by_uuid",
+    "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": "device_get_device_handle_from_mig_device_handle",
+    "nvmlDeviceGetPowerUsage": "device_get_power_usage",
+    "nvmlDeviceGetClockInfo": "device_get_clock_info",
+    "nvmlDeviceGetTemperature": "device_get_temperature_v",
+    "nvmlDeviceGetCurrentClocksThrottleReasons": "device_get_current_clocks_event_reasons",
+    "nvmlDeviceGetComputeRunningProcesses": "device_get_compute_running_processes_v3",
+    "nvmlDeviceGetMigMode": "device_get_mig_mode",
+}
+"""What a function of nvidia-ml-py is called in cuda.bindings.nvml."""
+
+
+class Bindings:
+    """cuda.bindings.nvml, which numba-cuda brings along, by the names of nvidia-ml-py."""
+
+    def __init__(self, library: Any) -> None:
+        """``library``: the module. Raises AttributeError where it is another version's."""
+        self._library = library
+        self.NVML_CLOCK_SM, self.NVML_CLOCK_MEM = library.ClockType.SM, library.ClockType.MEM
+        self.NVML_TEMPERATURE_GPU = library.TemperatureSensors.GPU
+        self.NVMLError = (library.NvmlError, RuntimeError)  # the latter for a function that an old driver lacks
+
+    def __getattr__(self, name: str) -> Any:
+        """A function."""
+        if name not in PYNVML:
+            raise AttributeError(name)
+        return getattr(self._library, PYNVML[name])
 
 
 SMI_QUERY = (
@@ -170,10 +202,10 @@ class Nobody:
 def reader(device: str | None) -> Reader:
     """What can look at this device: an index, a UUID, or None for the first that a worker sees."""
     device = device or os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or None
-    try:
-        return Nvml(import_module("pynvml"), device)
-    except Exception:  # not installed, no driver, no such device, another version: nvidia-smi may know more
-        return Smi(device) if shutil.which("nvidia-smi") else Nobody()
+    for module, named in (("pynvml", lambda library: library), ("cuda.bindings.nvml", Bindings)):
+        with suppress(Exception):  # not installed, no driver, no such device, another version: the next may know more
+            return Nvml(named(import_module(module)), device)
+    return Smi(device) if shutil.which("nvidia-smi") else Nobody()
 
 
 def dirt(before: Reading | None, after: Reading | None, own: Set[int]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from bench import timing
 from bench.results import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +39,12 @@ def _signal(process: int, name: str) -> None:
     if hasattr(signal, name):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, getattr(signal, name))
+
+
+def raise_if_crashed(answer: Mapping[str, Any]) -> None:
+    """Raises Failure where a worker answers that its device is gone."""
+    if answer.get("status") == "CRASHED":
+        raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")
 
 
 class WorkerProcess:
@@ -67,14 +75,19 @@ class WorkerProcess:
 
     def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Send a request and wait for its answer. Raises Failure after ``seconds`` or when it is gone."""
+        self.greet(seconds)
+        self.send(do, **values)
+        return self.receive(seconds)
+
+    def send(self, do: str, **values: Any) -> None:
+        """Send a request, once it has imported its implementation; whoever sends must receive. Raises Failure."""
         self.greet()
         self._send({"do": do, **values})
-        return self._receive(seconds)
 
-    def greet(self) -> dict[str, Any]:
-        """Wait until it has loaded what it computes with; what it answered. Raises Failure."""
+    def greet(self, seconds: float = START_SECONDS) -> dict[str, Any]:
+        """Wait until it has loaded what it computes with, at most START_SECONDS; its answer. Raises Failure."""
         if self._greeted is None:
-            self._greeted = self._receive(START_SECONDS)
+            self._greeted = self.receive(min(seconds, START_SECONDS))
         return self._greeted
 
     def take_turn(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
@@ -84,8 +97,7 @@ class WorkerProcess:
             answer = self.ask(do, seconds, **values)
         finally:
             self.pause()
-        if answer.get("status") == "CRASHED":
-            raise Failure("CRASHED", f"{answer['reason']}; the worker is replaced")
+        raise_if_crashed(answer)
         return answer
 
     def pause(self) -> None:
@@ -100,9 +112,13 @@ class WorkerProcess:
             _signal(self._process.pid, "SIGCONT")
             self._paused = False
 
+    def end(self) -> None:
+        """End the process; does not wait."""
+        self._process.kill()
+
     def kill(self) -> None:
         """End the process now."""
-        self._process.kill()
+        self.end()
         self._process.wait()
         for stream in (self._process.stdin, self._errors):
             if stream:
@@ -117,7 +133,8 @@ class WorkerProcess:
         except OSError as error:
             raise self._failure() from error
 
-    def _receive(self, seconds: float) -> dict[str, Any]:
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """The answer to the oldest request. Raises Failure after ``seconds`` or when it is gone."""
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
@@ -160,8 +177,13 @@ class Pool:
             worker.kill()
         self._workers.clear()
 
-    def start(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Start the workers for these (op, name), so that they import side by side, and wait until all stand still."""
+    def start(self, pairs: Sequence[tuple[str, str]], seconds: float = math.inf) -> None:
+        """Start the workers for these (op, name), so that they import side by side, and wait until all stand still.
+
+        One that does not within START_SECONDS of the one before it, or within ``seconds`` of all, is started again at
+        the next request.
+        """
+        end = timing.CLOCK() + seconds
         new = []
         for op, name in pairs:
             if name not in self._workers:
@@ -169,21 +191,55 @@ class Pool:
                 new.append(name)
         for name in new:
             try:
-                self._workers[name].greet()
+                self._workers[name].greet(max(end - timing.CLOCK(), 0))
             except Failure:
                 self._workers.pop(name).kill()
             else:
                 self._workers[name].pause()
 
+    def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
+        """Have the workers of these (op, name), which were started, compile all their CUDA kernels side by side.
+
+        The answers, by name. One that failed, or took longer than ``seconds``, is replaced at the next request.
+        """
+        answers: dict[str, dict[str, Any]] = {}
+
+        def fail(name: str, failure: Failure) -> None:
+            answers[name] = {"status": failure.status, "reason": failure.reason}
+            self._workers.pop(name).kill()
+
+        end = timing.CLOCK() + seconds
+        for name in {name: None for _, name in pairs if name in self._workers}:
+            self._workers[name].resume()
+            answers[name] = {}
+            try:
+                self._workers[name].send("compile", pairs=[pair for pair in pairs if pair[1] == name])
+            except Failure as failure:
+                fail(name, failure)
+        for name in [name for name, answer in answers.items() if not answer]:
+            try:
+                answers[name] = self._workers[name].receive(max(end - timing.CLOCK(), 0))
+                raise_if_crashed(answers[name])
+            except Failure as failure:
+                fail(name, failure)
+            else:
+                self._workers[name].pause()
+        return answers
+
+    def kill(self) -> None:
+        """End all worker processes, from whatever thread: who waits for one gets a Failure."""
+        for worker in tuple(self._workers.values()):
+            worker.end()
+
     def pids(self) -> frozenset[int]:
         """The numbers of all worker processes."""
         return frozenset(worker.pid for worker in self._workers.values())
 
-    def release(self) -> None:
+    def release(self, seconds: float = CALL_SECONDS) -> None:
         """Have every worker drop its plan and arrays. One that cannot is replaced at the next request."""
         for name, worker in tuple(self._workers.items()):
             try:
-                worker.take_turn("release", CALL_SECONDS)
+                worker.take_turn("release", seconds)
             except Failure:
                 self._workers.pop(name).kill()
 

@@ -1,11 +1,15 @@
 """Where the float64 reference computes: on a CUDA device if CuPy can use one and is proven right, else on the host.
 
+``python -m bench.truth`` prints {"reason": why it cannot be the device, or nothing}: asked in a process of its own, a
+device that hangs or a library that crashes does not take the asker with it.
+
 It is a loop over taps with matrix products in either place, independent of every kernel here; on a device a large case
 takes milliseconds instead of seconds.
 """
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -71,3 +75,12 @@ def release(xp: Any) -> None:
     """Give the device back what the reference's arrays took: workers share it."""
     if xp is not np:
         xp.get_default_memory_pool().free_all_blocks()
+
+
+def main() -> None:
+    """Print the reason why the truth is computed on the host, or nothing."""
+    print(json.dumps({"reason": array_module()[1]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -68,6 +68,17 @@ class Worker(Responder):
         record = get(op, name)
         return {"threads": {} if record.missing() else process.set_threads(record.plan_type, self.threads)}
 
+    def do_compile(self, pairs: list[tuple[str, str]]) -> Answer:
+        """Compile every CUDA kernel of these (op, name) and of what they import, where there is a device for them."""
+        for op, name in pairs:
+            if get(op, name).missing():
+                return {"kernels": 0}
+        setup = sys.modules.get("impls.cuda_setup")
+        kernels = setup.KERNELS if setup else []
+        for kernel in kernels:
+            kernel.compile()
+        return {"kernels": len(kernels)}
+
     def do_plan(self, case: str, implementation: str, direction: str, sets: int, sharers: int) -> Answer:
         """Make the plan for one case and direction, and drop what was held before.
 
@@ -104,10 +115,14 @@ class Worker(Responder):
         """Compute one input set into the result file; ``keep`` binds it for timing.
 
         Sets that are not kept take turns in one bound call, whose contents are free: what an implementation keeps by
-        address is seen. A competitor may copy its inputs when it is bound.
+        address is seen. A competitor may copy its inputs when it is bound, so it is bound anew for every set, and may
+        compile at its first call: what tells of later calls is the second.
         """
         bound = self._bind(Path(inputs)) if keep or self.checked is None else self._refill(self.checked, Path(inputs))
-        first = timing.sample([bound.call], self._device.wait, loops=1, warm=False, timer=self.timer)
+        first = call = timing.sample([bound.call], self._device.wait, loops=1, warm=False, timer=self.timer)
+        if self.is_competitor:
+            bound.outputs.poison()
+            call = timing.sample([bound.call], self._device.wait, loops=1, warm=False, timer=self.timer)
         side_effect = _side_effect(bound)
         bound.call.fetch(*bound.results)
         self._write(bound, Path(result))
@@ -117,40 +132,45 @@ class Worker(Responder):
         elif not self.is_competitor:
             self.checked = bound
         return {
-            "seconds": first.longer,
+            "seconds": call.longer,
+            "first_call_s": first.longer,
             "bind_s": bound.seconds,
             "launched": getattr(bound.call.run, "launched", ""),
             "side_effect": side_effect,
             "peak_bytes": peak_memory(),
         }
 
-    def do_sample(self, loops: int, warm: bool, results: list[str]) -> Answer:
+    def do_sample(self, loops: int, warm: bool, results: list[str], compared: int | None = None) -> Answer:
         """One timed sample over the bound sets in rotation; results that changed since they were verified are written.
 
         The rotation goes on where the last sample ended, so that rounds of one call differ in their inputs too.
-        ``differs`` lists the sets whose result is not the verified one bit for bit; each is in its result file.
+        ``differs`` lists the sets whose result is not the verified one bit for bit; each is in its result file. Of the
+        sets that are called the last ``compared`` are looked at; None: all.
         ``device_seconds`` is the same loop by the device's clock, or None.
         """
-        order = self._poisoned(loops)
+        order, watched = self._poisoned(loops, compared)
         calls = [self.bound[i].call for i in order]
         found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
         return {
             "seconds": found.host,
             "device_seconds": found.device,
             "longer_seconds": found.longer,
-            "differs": self._differing(order[:loops], results),
+            "differs": self._differing(watched, results),
             "peak_bytes": peak_memory(),
         }
 
-    def do_figures(self, loops: int, flush: bool, results: list[str]) -> Answer:
+    def do_figures(
+        self, loops: int, flush: bool, results: list[str], copied: bool = True, compared: int | None = None
+    ) -> Answer:
         """One sample of every figure beside the resident one: ``figures``, by the names of bench.results.FIGURES.
 
-        ``hidden`` is whether no launch latency is in the device's own. End to end is left out where the device's arrays
-        are the host's: a library that keeps tensors of its own copies its inputs when it is bound.
+        ``hidden`` is whether no launch latency is in the device's own. End to end is taken if ``copied``, and left out
+        where the device's arrays are the host's: a library that keeps tensors of its own copies its inputs when it is
+        bound. ``differs`` and ``compared`` are those of a sample.
         """
         if self.timer is None:
             raise RuntimeError("the device has no clock of its own")
-        order = self._poisoned(0)
+        order, watched = self._poisoned(min(loops, timing.MAX_QUEUED), compared, advance=False)
         calls = [self.bound[i].call for i in order]
         figures, hidden = {}, True
         for name, is_flushed in ((KERNEL, False), (KERNEL_FLUSHED, True)):
@@ -159,14 +179,14 @@ class Worker(Responder):
                 self.hold_seconds = found.held
                 figures[name] = found.seconds
                 hidden = hidden and found.hidden
-        if self.bound[0].inputs.is_copy:
+        if copied and self.bound[0].inputs.is_copy:
             steps = [partial(_end_to_end, self.bound[i]) for i in order]
             figures[END_TO_END] = timing.sample(steps, self._device.wait, self.copied_loops, warm=False).host
             self.copied_loops = min(MAX_COPIED, timing.loops_for(figures[END_TO_END]))
         return {
             "figures": figures,
             "hidden": hidden,
-            "differs": self._differing(order[: min(loops, timing.MAX_QUEUED)], results),
+            "differs": self._differing(watched, results),
         }
 
     def do_inspect(self) -> Answer:
@@ -221,13 +241,19 @@ class Worker(Responder):
             if target is not None and source is not None:
                 np.copyto(target, source)
 
-    def _poisoned(self, loops: int) -> list[int]:
-        """The order in which the bound sets are called from here on, their outputs poisoned."""
-        for bound in self.bound:
-            bound.outputs.poison()
+    def _poisoned(self, loops: int, compared: int | None, *, advance: bool = True) -> tuple[list[int], list[int]]:
+        """The order in which the bound sets are called from here on, and those of the called that are to be compared.
+
+        These have their outputs poisoned; ``compared``: the last so many, None for all. With ``advance`` the next order
+        begins where ``loops`` calls end.
+        """
         order = [(self.turn + i) % len(self.bound) for i in range(len(self.bound))]
-        self.turn += loops
-        return order
+        called = order[:loops]
+        watched = called[max(0, len(called) - (len(called) if compared is None else compared)) :]
+        for i in watched:
+            self.bound[i].outputs.poison()
+        self.turn += loops if advance else 0
+        return order, watched
 
     def _differing(self, called: list[int], results: list[str]) -> list[int]:
         """The sets whose result is not the verified one bit for bit; it is written to its file."""

@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 
 from bench import lines
+from bench.cuda_acceptance import NOT_REACHED, TOOLS
 from bench.cuda_ceilings import COPY, FMA
-from bench.results import TIMED, Row, Run
+from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED, TIMED, Row, Run
 from bench.statistics import geometric_mean
 from impls import DIRECTIONS, OPS, parse_case
 from impls.specs import FORWARD, ConvSpec
@@ -37,8 +38,6 @@ from reports.formats import (
 )
 
 WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
-KERNEL, END_TO_END = "kernel", "end_to_end"
-"""Figures of a row, beside the resident one; a row has them where its device could measure them."""
 TIMED_PARTS = ("networks", "grid")
 WORST = 10
 AIM = 10.0
@@ -131,10 +130,16 @@ def wrong_table(parts: Mapping[str, Part]) -> Table:
         ]
         found += [
             Line(
-                (call["name"], f"{call['case']} {call['direction']}", "ERROR", "1", f"{call['tool']}: {call['reason']}")
+                (
+                    call["name"],
+                    f"{call['case']} {call['direction']}",
+                    call["status"],
+                    "1",
+                    f"{call['tool']}: {call['reason']}",
+                )
             )
             for call in part.records["call"]
-            if call["reason"]
+            if call["status"] in WRONG
         ]
         found += [
             Line((tool["name"], "", "ERROR", "", f"{tool['reason']}; see {tool['log']}"), strong=True)
@@ -175,6 +180,7 @@ def _tables(parts: Mapping[str, Part]) -> list[Table]:
     found = [parts_table(parts), *environment_tables(parts), ceilings_table(ceilings)]
     found += [tables.summary(part.run, part.rows) for part in parts.values() if part.run]
     found += [means_table(part) for part in timed]
+    found += [sanitizer_table(part) for part in parts.values() if part.records["call"]]
     found += [bound_table(rows, ceilings), worst_table(rows), crossover_table(rows), published_table(rows)]
     found += [noise_table(rows)]
     found += [tables.not_timed(part.run, part.rows) for part in timed if part.run]
@@ -186,7 +192,8 @@ def parts_table(parts: Mapping[str, Part]) -> Table:
     shown = []
     for part in parts.values():
         seconds = [end["seconds"] for end in part.records["end"]]
-        count = len(part.rows) + len(part.records["ceiling"]) + len(part.records["call"])
+        calls = sum(call["status"] != NOT_REACHED for call in part.records["call"])
+        count = len(part.rows) + len(part.records["ceiling"]) + calls
         shown.append(Line((part.name, number(seconds[0] if seconds else None), str(count), part.left_out or "nothing")))
     headings = ("part", "seconds", "records", "left out")
     return _table("What was done", headings, [Section("", tuple(shown))], left=("part", "left out"))
@@ -199,6 +206,7 @@ def environment_tables(parts: Mapping[str, Part]) -> list[Table]:
         return []
     facts = [(name, _text(value)) for record in part.records["machine"] for name, value in record.items()]
     facts += [("float64 truth", f"on the {t['on']}{_because(t['reason'])}") for t in part.records["truth"]]
+    facts += [("kernels compiled", _compiled(workers)) for workers in part.records["workers"]]
     missing = [name for record in part.records["missing"] for name, absent in record.items() if absent]
     facts += [("not installed", ", ".join(missing) or "nothing that is wished for")]
     facts += [("options", _text(record)) for record in part.records["options"]]
@@ -233,16 +241,38 @@ def ceilings_table(ceilings: Mapping[str, Mapping[str, Any]]) -> Table:
     )
 
 
+def sanitizer_table(part: Part) -> Table:
+    """What each tool said of every call, and which calls it did not reach."""
+    calls: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    for call in part.records["call"]:
+        calls[call["name"], f"{call['op']}:{call['case'].partition(':')[2]}", call["direction"]][call["tool"]] = call[
+            "status"
+        ]
+    shown = tuple(Line((*key, *(found.get(tool, MISSING) for tool in TOOLS))) for key, found in calls.items())
+    return _table(
+        "compute-sanitizer",
+        ("implementation", "case", "direction", *TOOLS),
+        [Section("", shown)],
+        left=("implementation", "case", "direction", *TOOLS),
+        notes=(
+            "OK: computed, and right. What a tool found on the way stands above, as its exit status, and in its log",
+        ),
+    )
+
+
 def means_table(part: Part) -> Table:
     """Geometric means of the speed-ups over each competitor of the same arithmetic; each arithmetic by itself."""
     groups: dict[tuple[str, str, str, str, str], list[float]] = defaultdict(list)
     for row, rival, value in _like_with_like(part.rows):
         groups[row.arithmetic, row.op, row.direction, row.implementation, rival].append(value)
     sections: dict[str, list[Line]] = defaultdict(list)
+    planned = {kind: count for record in part.records["planned"] for kind, count in record.items()}
     for (arithmetic, op, direction, name, rival), values in groups.items():
         mean = geometric_mean(values)
         text = with_interval(mean.median, mean.low, mean.high, ratio)
-        sections[f"{arithmetic}: {op} {direction}"].append(Line((name, rival, str(len(values)), text)))
+        whole = planned.get(f"{op} {direction}")
+        cases = f"{len(values)} of {whole}" if whole else str(len(values))
+        sections[f"{arithmetic}: {op} {direction}"].append(Line((name, rival, cases, text)))
     return _table(
         f"Against competitors of the same arithmetic · {part.name}",
         ("implementation", "over", "cases", "speed-up"),
@@ -275,7 +305,8 @@ def bound_table(rows: Sequence[Row], ceilings: Mapping[str, Mapping[str, Any]]) 
         left=("implementation", "arithmetic"),
         notes=(
             "least time: every array moved once at the copy rate, or every multiply-add at the FMA rate, the longer",
-            "mean: geometric, of least time / time over the cases in which that ceiling binds; kernel time where known",
+            "mean: geometric, of least time / time over the cases in which that ceiling binds",
+            "time: of the kernels where known, with flushed caches where copies bind",
             "above 1: of copies, what caches hold; of multiply-adds, tensor cores (TF32) or an algorithm with fewer",
         ),
     )
@@ -285,7 +316,9 @@ def fraction_of_bound(row: Row, bytes_per_s: float, flops_per_s: float) -> tuple
     """The least time that the ceilings allow over the time that was measured, and the ceiling that binds."""
     case = parse_case(f"{row.op}:{row.spec}")
     moving, computing = case.least_traffic(row.direction) / bytes_per_s, case.spec.flops / flops_per_s
-    return max(moving, computing) / _seconds(row, KERNEL), COPY if moving >= computing else FMA
+    if moving >= computing:
+        return moving / _seconds(row, KERNEL_FLUSHED, KERNEL), COPY
+    return computing / _seconds(row, KERNEL), FMA
 
 
 def worst_table(rows: Sequence[Row]) -> Table:
@@ -432,10 +465,18 @@ def _timed(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.status in TIMED and row.median_s]
 
 
-def _seconds(row: Row, figure: str) -> float:
-    """The median of a figure; the resident one where the row has no such figure."""
-    samples = row.figures.get(figure)
+def _seconds(row: Row, *figures: str) -> float:
+    """The median of the first of these figures that the row has; the resident one where it has none."""
+    samples = next((row.figures[figure] for figure in figures if row.figures.get(figure)), None)
     return median(samples) if samples else float(row.median_s or 0)
+
+
+def _compiled(workers: Mapping[str, Any]) -> str:
+    """How many kernels the workers compiled side by side, and why others were not."""
+    answers: Mapping[str, Mapping[str, Any]] = workers["kernels"]
+    count = sum(answer.get("kernels", 0) for answer in answers.values())
+    failed = "; ".join(f"{name}: {answer['reason']}" for name, answer in answers.items() if "reason" in answer)
+    return f"{count} in {workers['compile_seconds']:.1f} s{_because(failed)}"
 
 
 def _because(reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -9,18 +10,21 @@ import os
 import re
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from bench import cuda_acceptance, lines
+from bench import cuda_acceptance, cuda_sanitized, lines
 from bench.__main__ import accept
-from bench.cuda_acceptance import PARTS, Options, parse, slice_of
+from bench.check import Judgement
+from bench.cuda_acceptance import PARTS, Options, OutOfTimeError, parse, slice_of
 from bench.cuda_ceilings import COPY, FMA
 from bench.lines import Lines
 from bench.results import Failure, Interval, Row, Run
-from impls import parse_case
+from impls import OPS, parse_case
+from impls.specs import directions_of
 from reports import acceptance
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +105,15 @@ class Lost:
     def start(self, pairs):
         pass
 
+    def compile(self, pairs, seconds):
+        return {name: {"kernels": 2} for _, name in pairs}
+
+    def look(self):
+        return None
+
+    def kill(self):
+        pass
+
     def verify(self, case, direction, names):
         self.cases += 1
         if self.cases > 2:
@@ -112,7 +125,8 @@ class Lost:
 @pytest.fixture
 def with_a_device(monkeypatch, tmp_path):
     """Options for one case on a device that seems to be there."""
-    monkeypatch.setattr(cuda_acceptance, "_records", lambda *unused: iter([ENTRY]))
+    records = {"bench.listing": ENTRY, "bench.truth": {"reason": "CuPy is not wished for"}}
+    monkeypatch.setattr(cuda_acceptance, "_records", lambda module, *unused: iter([records[module[0]]]))
     (tmp_path / "one.txt").write_text(CASE)
     return ["-o", str(tmp_path / "new"), "--suite", str(tmp_path / "one.txt"), "--part", "correctness"]
 
@@ -145,6 +159,72 @@ def test_a_kernel_that_hangs_does_not_outlast_the_whole_time(with_a_device, tmp_
     assert "cut off when the whole time was over" in page
 
 
+def test_an_alarm_that_was_lost_rings_again(monkeypatch):
+    """A destructor that swallows it is not the end of it."""
+    monkeypatch.setattr(cuda_acceptance, "ALARM_AGAIN_S", 0.05)
+    started = time.monotonic()
+
+    def swallow_once():
+        with contextlib.suppress(OutOfTimeError):
+            time.sleep(60)
+        time.sleep(60)
+
+    with pytest.raises(OutOfTimeError), cuda_acceptance._alarm(0.05, lambda: None):
+        swallow_once()
+    assert time.monotonic() - started < 30
+
+
+def test_where_no_alarm_is_heard_the_workers_are_ended(monkeypatch):
+    """And not where all ended in time."""
+    monkeypatch.setattr(cuda_acceptance, "LAST_RESORT_S", 0.05)
+    monkeypatch.delattr(cuda_acceptance.signal, "setitimer")
+    ended = threading.Event()
+    with cuda_acceptance._alarm(0.0, ended.set):
+        assert ended.wait(30)
+    called = threading.Event()
+    with cuda_acceptance._alarm(0.0, called.set):
+        pass
+    assert not called.wait(0.2)
+
+
+def test_the_truth_is_proven_by_another_process_and_computed_here_if_it_hangs(with_a_device, tmp_path, monkeypatch):
+    def records(module, *unused):
+        if module[0] == "bench.truth":
+            raise Failure("TIMEOUT", "bench.truth was cut off after 30 s")
+        return iter([ENTRY])
+
+    asked = []
+    monkeypatch.setattr(cuda_acceptance, "_records", records)
+    monkeypatch.setattr(cuda_acceptance, "Session", Lost)
+    monkeypatch.setattr(cuda_acceptance.machine, "describe", lambda device: asked.append(device) or {"id": "here"})
+    accept([*with_a_device, "--part", "environment", "--part", "networks"])
+    parts = acceptance.read(cuda_acceptance.files(tmp_path / "new"))
+    (truth,) = parts["environment"].records["truth"]
+    assert truth == {"on": "host", "reason": "TIMEOUT: bench.truth was cut off after 30 s"}
+    assert [*parts] == ["environment", "correctness", "networks"]
+    assert asked == [None], "the machine is described once"
+    page = (tmp_path / "new" / "report.md").read_text()
+    assert "on the host (TIMEOUT: bench.truth was cut off after 30 s)" in page
+    assert "| kernels compiled | 2 in 0.0 s |" in page
+
+
+@pytest.mark.parametrize("part", cuda_acceptance.CORE)
+def test_the_core_of_a_part_is_timed_first_in_its_order(tmp_path, part):
+    """Every case of it is in the part; about forty jobs of the networks have all operations and directions."""
+    options = Options(tmp_path)
+    work = cuda_acceptance._Work(options, Lost(), (), "", cuda_acceptance._suites(options))
+    work.entries = tuple({**ENTRY, "op": op} for op in OPS)
+    core = [parse_case(text) for text in cuda_acceptance.CORE[part]]
+    jobs = work._jobs(part, competitors=True)
+    places = [core.index(case) if (case := cuda_acceptance._of_one(job.case)) in core else len(core) for job in jobs]
+    assert places == sorted(places)
+    assert set(places) == set(range(len(core) + 1))
+    first = [job for job, place in zip(jobs, places, strict=True) if place < len(core)]
+    if part == "networks":
+        assert 40 <= len(first) <= 50
+        assert {(job.case.op, job.direction) for job in first} == {(job.case.op, job.direction) for job in jobs}
+
+
 class Slow(Lost):
     """A session in which every case outlasts its part."""
 
@@ -162,6 +242,20 @@ def test_what_a_part_leaves_out_is_said(with_a_device, tmp_path, monkeypatch):
     assert "2 of 3 cases and directions: the time of this part was over" in page
 
 
+def test_a_job_has_little_more_than_the_time_of_its_part(with_a_device, monkeypatch):
+    sessions = []
+
+    class Seen(Slow):
+        def __init__(self, *unused, **also_unused):
+            super().__init__()
+            sessions.append(self)
+
+    monkeypatch.setattr(cuda_acceptance, "Session", Seen)
+    accept([*with_a_device, "--minutes", "1"])
+    left = sessions[0].deadline - cuda_acceptance.timing.CLOCK()
+    assert 0 < left - cuda_acceptance.EFFORT.call_s < 60
+
+
 @pytest.mark.parametrize(
     ("program", "seconds", "status", "reason"),
     [
@@ -177,6 +271,43 @@ def test_what_a_child_printed_before_it_failed_is_kept(tmp_path, monkeypatch, pr
         found.extend(cuda_acceptance._records(["failing"], seconds))
     assert failure.value.status == status
     assert found == [{"a": 1}]
+
+
+def test_a_sanitizers_list_has_every_entry_in_every_direction_and_every_case_is_tiny():
+    calls = cuda_sanitized.wanted([])
+    assert {(case.op, name) for case, _, name in calls} == {
+        (op, name) for op, of in cuda_sanitized.NAMES.items() for name in of
+    }
+    assert {(case.op, direction) for case, direction, _ in calls} == {(op, d) for op in OPS for d in directions_of(op)}
+    assert max(case.spec.bytes for case, _, _ in calls) < 2000
+
+
+def test_a_result_that_is_wrong_under_a_sanitizer_is_said(monkeypatch):
+    calls = [(parse_case("dense:2x3,u4"), "forward", name) for name in ("numpy", "numba_cuda_none")]
+    monkeypatch.setattr(cuda_sanitized.check, "verdict", lambda *unused: Judgement(7.0, "at (0, 0)"))
+    (wrong, failed) = cuda_sanitized.computed(calls)
+    assert (wrong["status"], wrong["reason"]) == ("WRONG", "at (0, 0): 7 times its bound")
+    assert failed["status"] == "ERROR"
+
+
+def test_calls_that_a_sanitizer_did_not_reach_are_said_one_by_one(with_a_device, tmp_path, monkeypatch):
+    first = {**cuda_sanitized.described(cuda_sanitized.wanted([CASE])[0]), "status": "OK", "bounds": 0.5, "reason": ""}
+
+    def records(module, *unused):
+        if module[0] == "bench.listing":
+            yield ENTRY
+        else:
+            yield first
+            raise Failure("TIMEOUT", "bench.cuda_sanitized was cut off after 9 s")
+
+    monkeypatch.setattr(cuda_acceptance, "_records", records)
+    monkeypatch.setattr(cuda_acceptance.shutil, "which", lambda program: program)
+    monkeypatch.setattr(cuda_acceptance, "Session", Lost)
+    assert accept([*with_a_device[:-1], "sanitizer"]) == 0
+    page = (tmp_path / "new" / "report.md").read_text()
+    assert "memcheck reached 1 of 9 calls; racecheck reached 1 of 9 calls" in page
+    assert f"| numba_cuda_tiles | {CASE} | forward | OK | OK | OK |" in page
+    assert f"| numba_cuda_viafft | {CASE} | grad_input | NOT REACHED | NOT REACHED | NOT REACHED |" in page
 
 
 def test_what_a_sanitizer_finds_is_wrong(tmp_path, monkeypatch, with_a_device):
@@ -259,6 +390,20 @@ def test_the_ceiling_that_binds_is_the_one_that_takes_longer():
     spec = parse_case(CASE).spec
     assert acceptance.fraction_of_bound(row, spec.bytes, 1e30) == (1.0, COPY)
     assert acceptance.fraction_of_bound(row, 1e30, 4 * spec.flops) == (0.25, FMA)
+
+
+def test_copies_are_held_against_flushed_caches_and_arithmetic_against_hot_ones():
+    row = dataclasses.replace(ROW, median_s=9.0, figures={"kernel": (1.0,), "kernel_flushed": (2.0,)})
+    spec = parse_case(CASE).spec
+    assert acceptance.fraction_of_bound(row, spec.bytes, 1e30) == (0.5, COPY)
+    assert acceptance.fraction_of_bound(row, 1e30, spec.flops) == (1.0, FMA)
+
+
+def test_a_mean_says_on_how_many_of_the_cases_it_stands():
+    part = acceptance.Part("networks", RUN, rivals_of(ROW, torch_cuda="float32"))
+    part.records["planned"].append({"conv2d forward": 32})
+    ((line,),) = [section.lines for section in acceptance.means_table(part).sections]
+    assert line.cells[:3] == ("numba_cuda_direct", "torch_cuda", "1 of 32")
 
 
 def rivals_of(row: Row, **arithmetic: str) -> list[Row]:

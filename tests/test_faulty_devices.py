@@ -1,11 +1,12 @@
 """On a device that works on its own every figure is taken, and faults of waiting, writing or losing it are seen."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 
-from bench.measure import Session
+from bench.measure import Effort, Session
 from bench.nvml import Reading
 from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED, RESIDENT_BY_DEVICE
 from impls import parse_case
@@ -16,7 +17,7 @@ CASE = parse_case("conv2d:2x4x3x2,k3x3,f2")
 
 
 class FakeReader:
-    """A GPU that is throttled at its third look."""
+    """A GPU that is throttled at its third look, on which this process begins to compute at the first."""
 
     is_quick = True
 
@@ -25,7 +26,8 @@ class FakeReader:
 
     def read(self):
         self.looks += 1
-        return Reading(sm_mhz=1000.0, throttling=("power cap",) if self.looks == 3 else ())
+        ours = (os.getpid(),) if self.looks > 1 else ()
+        return Reading(sm_mhz=1000.0, throttling=("power cap",) if self.looks == 3 else (), processes=ours)
 
 
 def _expected():
@@ -38,6 +40,12 @@ def _expected():
 EXPECTED = _expected()
 
 
+class SlowReader(FakeReader):
+    """One whose looks take long."""
+
+    is_quick = False
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """One row per plan, all measured in one session; and under "again" the one whose device is lost by then."""
@@ -48,7 +56,12 @@ def rows(tmp_path_factory):
         with Session(threads=1, memory="both", reader=FakeReader()) as session:
             found = {r.implementation: r for r in session.run(CASE, "forward", tuple(EXPECTED), budget_s=1.5)}
             (again,) = session.run(CASE, "forward", ("loses_its_device",), budget_s=1.0)
-            return found | {"again": again}
+        slow = SlowReader()
+        with Session(threads=1, memory="both", reader=slow) as session:
+            session.effort = Effort(min_rounds=3, copied_rounds=1, compared=1, is_watched_slowly=False)
+            (brief,) = session.run(CASE, "forward", ("right",), budget_s=0.1)
+            assert slow.looks == 0
+        return found | {"again": again, "brief": brief}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -63,6 +76,14 @@ def test_every_figure_has_a_sample_of_every_round(rows):
     assert {len(samples) for samples in row.figures.values()} == {len(row.samples_s)}
     assert all(seconds > 0.002 for samples in row.figures.values() for seconds in samples)
     assert row.clocks == "host and device"
+
+
+def test_with_less_effort_the_end_to_end_time_is_taken_once_and_the_gpu_is_not_looked_at_slowly(rows):
+    row = rows["brief"]
+    counts = {figure: len(samples) for figure, samples in row.figures.items()}
+    assert len(row.samples_s) >= 3
+    assert counts == {**dict.fromkeys((RESIDENT_BY_DEVICE, KERNEL, KERNEL_FLUSHED), len(row.samples_s)), END_TO_END: 1}
+    assert row.gpu == {}
 
 
 def test_what_copies_its_inputs_when_it_is_bound_has_no_end_to_end_time(rows):

@@ -76,6 +76,37 @@ def test_a_call_beyond_the_budget_is_not_timed(session):
     assert "1e-06 s" in row.reason
 
 
+OVER = ("OVER_BUDGET", "the time for all cases was over")
+
+
+@pytest.mark.parametrize(("left", "found"), [(-1.0, OVER), (5.0, OVER), (90.0, ("TIMEOUT", "no answer in 60 s"))])
+def test_nobody_is_waited_for_beyond_the_deadline_and_that_is_no_fault(monkeypatch, left, found):
+    """But what outlasts a limit of its own, here 60 s, is a fault."""
+    asked = []
+
+    def hang(op, name, do, seconds, **values):
+        asked.append(seconds)
+        raise Failure("TIMEOUT", f"no answer in {seconds:.0f} s")
+
+    with Session(threads=1) as made:
+        monkeypatch.setattr(made._pool, "ask", hang)
+        made.effort = measure.Effort(plan_s=60.0)
+        made.deadline = measure.timing.CLOCK() + left
+        (row,) = made.verify(DENSE, "forward", ("numpy",))
+    assert (row.status, row.reason) == found
+    assert asked == ([pytest.approx(min(left, 60.0), abs=1)] if left > 0 else [])
+
+
+def test_less_effort_is_fewer_rounds_and_shorter_samples(session, monkeypatch):
+    monkeypatch.setattr(measure, "_leave_out_slow", lambda contenders, budget_s: None)
+    found = []
+    for effort in (measure.Effort(), measure.Effort(min_rounds=3, sample_s=1e-9)):
+        monkeypatch.setattr(session, "effort", effort)
+        (row,) = session.run(DENSE, "forward", ("numpy",), budget_s=0)
+        found.append((len(row.samples_s), row.loops > 1))
+    assert found == [(5, True), (3, False)]
+
+
 def test_a_case_that_cannot_fit_is_a_row_and_nothing_is_allocated(session):
     case = parse_case("maxpool2d:1000000x256x256x64,pool2x2")
     rows = session.run(case, "grad_input", ("numpy", "numba_jit"), budget_s=0.3)

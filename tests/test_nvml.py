@@ -55,6 +55,38 @@ def test_a_reading_has_what_the_library_tells_and_gaps_where_it_does_not():
     )
 
 
+class FakeBindings:
+    """cuda.bindings.nvml for the same GPU, under its own names."""
+
+    NvmlError = NVMLError
+    ClockType = SimpleNamespace(SM=1, MEM=2)
+    TemperatureSensors = SimpleNamespace(GPU=0)
+
+    def __getattr__(self, name):
+        return getattr(FakeLibrary(), {own: name for name, own in nvml.PYNVML.items()}[name])
+
+
+@pytest.mark.parametrize(
+    "installed",
+    [{"pynvml": FakeLibrary()}, {"cuda.bindings.nvml": FakeBindings()}],
+    ids=["nvidia-ml-py", "cuda-bindings"],
+)
+def test_either_library_is_read_before_the_program_is_started(monkeypatch, smi, installed):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(nvml, "import_module", installed.__getitem__)
+    reader = nvml.reader(None)
+    assert reader.is_quick
+    assert reader.read() == nvml.Nvml(FakeLibrary(), None).read()
+    assert not smi
+
+
+def test_every_function_has_the_name_that_cuda_bindings_gives_it():
+    library = pytest.importorskip("cuda.bindings.nvml", reason="this cuda-bindings has no NVML")
+    found = nvml.Bindings(library)
+    assert all(callable(getattr(found, name)) for name in nvml.PYNVML)
+    assert (int(found.NVML_CLOCK_SM), int(found.NVML_CLOCK_MEM), int(found.NVML_TEMPERATURE_GPU)) == (1, 2, 0)
+
+
 @pytest.mark.parametrize(
     ("device", "handle"),
     [

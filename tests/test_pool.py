@@ -1,0 +1,86 @@
+"""Workers are asked side by side to compile, and one that fails takes no other with it."""
+
+import threading
+import time
+
+import pytest
+
+from bench.pool import Pool
+
+MODULES = {
+    "fake_quick": "",
+    "fake_failing": "raise ValueError('ptxas')",
+    "fake_crashing": "import os; os._exit(3)",
+    "fake_hanging": "import time; time.sleep(60)",
+}
+SOURCE = """\
+import numpy as np
+from impls import cuda_setup
+from impls.contract import Implementation, Plan
+from impls.devices import CPU
+
+
+class Kernel:
+    def compile(self):
+        {body}
+        pass
+
+
+class KernelPlan(Plan):
+    def forward(self, x, w, b, out):
+        pass
+
+
+cuda_setup.KERNELS[:] = [Kernel()]
+IMPL = Implementation(KernelPlan, algorithm="direct")
+"""
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    """A pool whose workers have one kernel each, started."""
+    from tests.plugins import install
+
+    for name, body in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(SOURCE.format(body=body))
+    install(tmp_path, {f"conv2d.{name}": f"{name}:IMPL" for name in MODULES}, monkeypatch)
+    with Pool(threads=1) as made:
+        made.start([("conv2d", name) for name in MODULES])
+        yield made
+
+
+def test_all_workers_compile_side_by_side_and_each_says_what_became_of_it(pool):
+    started = time.monotonic()
+    answers = pool.compile([("conv2d", name) for name in MODULES], seconds=3)
+    assert time.monotonic() - started < 30
+    assert answers["fake_quick"] == {"kernels": 1}
+    assert answers["fake_failing"] == {"status": "ERROR", "reason": "ValueError: ptxas"}
+    assert answers["fake_crashing"]["reason"].startswith("the worker ended with exit status 3")
+    assert answers["fake_hanging"]["status"] == "TIMEOUT"
+    assert pool.compile([("conv2d", "fake_quick"), ("conv2d", "fake_failing")], seconds=30) == {
+        name: answers[name] for name in ("fake_quick", "fake_failing")
+    }
+
+
+def test_a_worker_without_cuda_kernels_has_nothing_to_compile():
+    with Pool(threads=1) as made:
+        made.start([("dense", "numpy")])
+        assert made.compile([("dense", "numpy")], seconds=30) == {"numpy": {"kernels": 0}}
+
+
+def test_who_does_not_start_in_time_is_not_waited_for(monkeypatch):
+    """All have the same time, and not one after the other."""
+    from bench import pool
+
+    monkeypatch.setattr(pool.WorkerProcess, "_send", lambda self, request: None)
+    started = time.monotonic()
+    with Pool(threads=1) as made:
+        made.start([("dense", name) for name in ("numpy", "numba_jit", "direct")], seconds=0.5)
+        assert not made.pids()
+    assert time.monotonic() - started < 30
+
+
+def test_workers_that_are_ended_from_another_thread_are_a_failure_of_the_one_who_waits(pool):
+    threading.Timer(0.5, pool.kill).start()
+    answers = pool.compile([("conv2d", "fake_hanging")], seconds=60)
+    assert "signal 9" in answers["fake_hanging"]["reason"]
