@@ -47,8 +47,8 @@ def accept(arguments: Sequence[str]) -> int:
 
 
 WITHOUT_A_GPU = (
-    "Without a GPU: `layerbench list` says what is missing, `pytest -k cuda` runs every kernel in Numba's simulator\n"
-    "and compiles it, and docs/new-gpu.md says what to install where there is one."
+    "Without a GPU: `layerbench list` says what is missing, `pytest -k cuda` emulates and compiles every\n"
+    "kernel, and docs/new-gpu.md says what to install where there is one."
 )
 
 

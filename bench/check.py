@@ -284,9 +284,3 @@ def _like(array: Array, other: Array) -> Array:
     """The array where the other one lies."""
     moved: Array = array_module(other).asarray(array)
     return moved
-
-
-def _spread(channels: Array, like: Array) -> Array:
-    """One value per channel, at every element of the other array."""
-    spread: Array = array_module(like).broadcast_to(_like(channels, like), like.shape)
-    return spread

@@ -25,15 +25,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bench.keras_network import keras_layer
+from impls.nn.initializers import default_for
 from impls.nn.structure import (
     PUBLISHED,
-    AveragePool,
     Conv,
     Dense,
     Dropout,
-    Flatten,
-    Layer,
-    MaxPool,
     Step,
     Structure,
     parse,
@@ -235,20 +233,13 @@ def _read(structure: Structure, images: Array, labels: Array, path: Path) -> Tra
 
 
 def initial_weights(chain: Sequence[Step], seed: int) -> dict[str, tuple[Array, Array]]:
-    """(w, b) by layer name: He uniform before relu, Glorot uniform elsewhere, small biases.
-
-    Limits sqrt(6 / fan_in) (He et al., 2015) and sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
-    """
+    """(w, b) by layer name: weights as a network of ours starts with, and small biases."""
     rng = np.random.default_rng(seed)
     weights = {}
     for step in chain:
         if isinstance(step.layer, Conv | Dense):
-            shape = _weight_shape(step)
-            taps = int(np.prod(shape[:-2]))
-            fan_in, fan_out = taps * shape[-2], taps * shape[-1]
-            limit = (6 / (fan_in if step.layer.activation == "relu" else fan_in + fan_out)) ** 0.5
-            w, b = rng.uniform(-limit, limit, shape), rng.uniform(-BIAS, BIAS, shape[-1:])
-            weights[step.name] = (w.astype(np.float32), b.astype(np.float32))
+            w = default_for(step.layer.activation).draw(_weight_shape(step), rng)
+            weights[step.name] = w, rng.uniform(-BIAS, BIAS, w.shape[-1:]).astype(np.float32)
     return weights
 
 
@@ -319,7 +310,7 @@ def build(
             inputs.append(keras.Input(step.input_shape))
             tensor = keras.layers.Multiply(name=step.name)([tensor, inputs[-1]])
         else:
-            tensor = _keras_layer(keras, step.layer, step.name)(tensor)
+            tensor = keras_layer(keras, step, "linear")(tensor)
         outputs[step.name] = tensor
         if output_name(step) != step.name:
             outputs[output_name(step)] = tensor = keras.layers.Activation("relu", name=output_name(step))(tensor)
@@ -327,20 +318,6 @@ def build(
     for name, arrays in weights.items():
         model.get_layer(name).set_weights(arrays)
     return model
-
-
-def _keras_layer(keras: Any, layer: Layer, name: str) -> Any:
-    if isinstance(layer, Conv):
-        return keras.layers.Conv2D(layer.filters, layer.kernel, padding="same", name=name)
-    if isinstance(layer, MaxPool):
-        return keras.layers.MaxPooling2D(layer.pool, name=name)
-    if isinstance(layer, AveragePool):
-        return keras.layers.AveragePooling2D(layer.pool, name=name)
-    if isinstance(layer, Dense):
-        return keras.layers.Dense(layer.units, name=name)
-    return (
-        keras.layers.Flatten(name=name) if isinstance(layer, Flatten) else keras.layers.Dropout(layer.rate, name=name)
-    )
 
 
 Run: TypeAlias = Callable[[Any], tuple[Any, dict[str, Any]]]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from impls.competitors._library import quiet, quiet_import
+from impls.nn.network import activation_of
 from impls.nn.structure import AveragePool, Conv, Dense, Dropout, MaxPool, Step, Structure, steps
 from impls.specs import Shape
 
@@ -27,7 +28,7 @@ Array = npt.NDArray[Any]
 def build(structure: Structure, image_shape: Shape) -> Any:
     """The model, its layers under the names of the structure's steps."""
     keras = quiet_import("keras")
-    layers = [_layer(keras, step) for step in steps(structure, image_shape)]
+    layers = [keras_layer(keras, step, activation_of(step)) for step in steps(structure, image_shape)]
     return keras.Sequential([keras.Input(image_shape), *layers])
 
 
@@ -96,10 +97,11 @@ class KerasTrainee:
             return get_weights(self.model)
 
 
-def _layer(keras: Any, step: Step) -> Any:
+def keras_layer(keras: Any, step: Step, activation: str) -> Any:
+    """Keras' layer of a step, under its name; ``activation`` is applied where the layer has weights."""
     layers, layer, name = keras.layers, step.layer, step.name
     match layer:
-        case Conv(kernel, filters, activation):
+        case Conv(kernel, filters):
             return layers.Conv2D(filters, kernel, padding="same", activation=activation, name=name)
         case MaxPool(pool):
             return layers.MaxPooling2D(pool, name=name)
@@ -107,6 +109,6 @@ def _layer(keras: Any, step: Step) -> Any:
             return layers.AveragePooling2D(pool, name=name)
         case Dropout(rate):
             return layers.Dropout(rate, name=name)
-        case Dense(units, activation):
+        case Dense(units):
             return layers.Dense(units, activation=activation, name=name)
     return layers.Flatten(name=name)
