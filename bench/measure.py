@@ -154,8 +154,11 @@ class Session:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Start the workers for these (op, name) side by side and wait until all are idle."""
-        self._pool.start(pairs, self.effort.start_s)
+        """Start the workers for these (op, name) side by side and wait until all are idle.
+
+        A competitor that is not there gets no process.
+        """
+        self._pool.start([pair for pair in pairs if not _absent(*pair)], self.effort.start_s)
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
@@ -215,6 +218,9 @@ class Session:
         except Unavailable as reason:
             return Contender(replace(row, status="UNAVAILABLE", reason=str(reason)))
         row = replace(row, device=str(record.device), competitor=record.competitor)
+        absent = _absent(case.op, name)
+        if absent:
+            return Contender(replace(row, status="UNAVAILABLE", reason=absent))
         try:
             declared = record.algorithm_of(case.spec, direction), record.arithmetic_of(case.spec, direction)
         except Exception as error:  # another package's mistake is a row, and must not stop the run
@@ -573,6 +579,19 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None) -> None:
     wrong = timing.disagreement(contender.samples, by_device, contender.loops)
     if wrong and contender.is_running:
         contender.end("ASYNC_MISMATCH", wrong)
+
+
+def _absent(op: str, name: str) -> str | None:
+    """The reason why a competitor cannot be used here, or None.
+
+    Asked in this process, since a competitor's library is looked for and not imported. Ours are asked in their workers:
+    whether a GPU can be used shows by using it.
+    """
+    try:
+        record = get(op, name)
+    except Unavailable:
+        return None
+    return record.missing() if record.competitor else None
 
 
 def _sets(case: Case, direction: str) -> int:
