@@ -278,5 +278,7 @@ def _row(experiment: Experiment, repetition: int, entrant: Entrant) -> Training:
         contestant=entrant.name,
         competitor=entrant.kind != OURS,
         status="OK",
+        batches=experiment.batches,
+        learning_rate=experiment.learning_rate,
         threads=entrant.threads,
     )

@@ -142,6 +142,9 @@ class Training:
     status: str
     """UNAVAILABLE, CRASHED, TIMEOUT, OUT_OF_MEMORY, ERROR, DIVERGED (the loss is not finite any more) or OK."""
     reason: str = ""
+    batches: int | None = None
+    """In an epoch, of sizes that differ by one at most; None where the plan has a batch's size in place of it."""
+    learning_rate: float | None = None
     threads: int | None = None
     setup_s: float | None = None
     """Making the network; the data were in memory."""

@@ -147,7 +147,7 @@ def _groups(trainings: Iterable[Training]) -> dict[Key, tuple[Training, ...]]:
     found: dict[Key, dict[str, list[Training]]] = {}
     for training in trainings:
         row = known.get(training.experiment)
-        if row is not None and training.plan.endswith(_batches_of(row)):
+        if row is not None and _is_as_published(training, row):
             key = DATASETS[row.dataset], row.number, training.contestant
             found.setdefault(key, {}).setdefault(training.plan, []).append(training)
     return {
@@ -156,9 +156,9 @@ def _groups(trainings: Iterable[Training]) -> dict[Key, tuple[Training, ...]]:
     }
 
 
-def _batches_of(row: Any) -> str:
-    """How the plan of a training like the published one ends."""
-    return f"{row.batches_per_epoch} batches, learning rate {row.learning_rate:g}"
+def _is_as_published(training: Training, row: Any) -> bool:
+    """Whether its batches and its rate were those of the published row; how long it took is not asked."""
+    return (training.batches, training.learning_rate) == (row.batches_per_epoch, row.learning_rate)
 
 
 def _most_steps(trainings: Iterable[Training]) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ ROW = Training(
     contestant="ours",
     competitor=False,
     status="OK",
+    learning_rate=0.001,
     threads=2,
     setup_s=0.1,
     first_step_s=0.5,
@@ -188,6 +190,20 @@ def test_trainings_come_back_as_they_went_in_and_a_repetition_done_again_replace
     with pytest.raises(StoreError, match="no run of this kind"):
         store.run()
     store.close()
+
+
+def test_a_training_stored_before_its_batches_were_is_read_without_them(tmp_path):
+    row = replace(ROW, batches=10)
+    store = Store(tmp_path / "a.sqlite")
+    store.add_trainings(store.start(RUN), [row])
+    store.close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as old:
+        for name in ("batches", "learning_rate"):
+            old.execute(f"ALTER TABLE trainings DROP COLUMN {name}")
+    old.close()
+    again = Store(tmp_path / "a.sqlite")
+    assert again.trainings() == (replace(row, batches=None, learning_rate=None),)
+    again.close()
 
 
 def test_a_repetition_that_lacks_a_contestant_is_missing():
