@@ -7,10 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench import __version__
 
@@ -29,6 +31,12 @@ WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT",
 
 WIDTH = 120
 """Columns of what is printed into a file or a pipe."""
+
+PROFILE_OPTIONS = (
+    *("names", "dataset", "structure", "batch", "steps"),
+    *("implementations", "threads", "first", "csv_path", "plots"),
+)
+"""What means something beside ``train --profile``."""
 
 Command = Callable[..., Any]
 
@@ -348,7 +356,9 @@ def _show(shown: Report, form: str) -> None:
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: as published: 100; 10 of --dataset]")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in a batch.  [default: as published; 32]")
 @click.option("--batches", type=click.IntRange(min=1), help="Batches in an epoch, in place of --batch.")
-@click.option("--steps", type=click.IntRange(min=1), help="Train only so many steps, each timed by itself.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Train, or profile, only so many steps, each timed by itself."
+)
 @click.option("--repetitions", type=click.IntRange(min=1), help="[default: as published: 10 of olivetti; 1]")
 @click.option(
     "--impl", "implementations", multiple=True, metavar="NAME", help="Who computes our layers.  [default: auto]"
@@ -370,7 +380,10 @@ def _show(shown: Report, form: str) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and dropout.")
 @click.option("--resume", is_flag=True, help="Go on with the latest training in the store: only what is missing.")
 @_store
-@click.option("--csv", "csv_path", type=_FILE, help="Write every epoch or step as CSV too.")
+@click.option("--profile", is_flag=True, help="Show where ours spends a step's time instead, on random images.")
+@click.option("--first", is_flag=True, help="With --profile: the first step too, compiler's cache empty and filled.")
+@click.option("--csv", "csv_path", type=_FILE, help="Write every epoch or step, or the profile, as CSV too.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write figures there.")
 @click.option("--weights", type=click.Path(path_type=Path, file_okay=False), help="Save the trained networks there.")
 @click.pass_context
 def train(
@@ -388,7 +401,10 @@ def train(
     seed: int,
     resume: bool,
     db: str,
+    profile: bool,
+    first: bool,
     csv_path: Path | None,
+    plots: Path | None,
     weights: Path | None,
     **how: int | None,
 ) -> None:
@@ -396,7 +412,18 @@ def train(
 
     Without --experiment: a small network on the bundled digits. All start from the same weights and get the same
     batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
+
+    With --profile: per layer and direction of a training step its time, share, GFLOP/s, and what computed it. A
+    structure that says the shape of its images (32x32x3->...) needs no data set then.
     """
+    if names and (dataset or structure):
+        raise click.UsageError("give --experiment, or --dataset and --structure, not both")
+    if profile:
+        _require_only(ctx, "profile", PROFILE_OPTIONS)
+        _profile(names, dataset, structure, how, implementations or ("auto",), threads, first, csv_path, plots)
+        return
+    if first:
+        raise click.UsageError("--first goes with --profile")
     from bench.contest import Contest, check, entrants, missing
     from bench.machine import usable_cores
     from bench.results import TRAINING
@@ -470,37 +497,6 @@ def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path 
     path = output or measured_path()
     write(table, path)
     click.echo(f"{path}: {len(table.entries)} problems, {table.origin}")
-
-
-@main.command("profile-network")
-@click.option("--experiment", metavar="DATASET:N", help="A published network, for example cifar10:10.")
-@click.option("--structure", metavar="TEXT", help='For example "32x32x3->C(3,32,r);M(2);F();D(10,sm);".')
-@click.option("--batch", type=click.IntRange(min=1), help="Samples in a step.  [default: as published, or 32]")
-@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps to time.")
-@click.option("--first", is_flag=True, help="Also time the first step, with the compiler's cache empty and filled.")
-@click.option("--csv", "csv_path", type=_FILE, help="Write the table as CSV too.")
-def profile_network(
-    experiment: str | None, structure: str | None, batch: int | None, steps: int, first: bool, csv_path: Path | None
-) -> None:
-    """Show where a training step's time goes: per layer and direction, and around the layers. On random images."""
-    from bench.profile_training import first_steps, problem_of, profile, random_trainer
-    from impls.nn.network import Network
-    from reports.formats import rich_table
-    from reports.network_tables import profile_table
-
-    if (experiment is None) == (structure is None):
-        raise click.UsageError("give --experiment or --structure")
-    layers, image_shape, published_batch = problem_of(experiment, structure)
-    size = batch or published_batch
-    table = profile_table(profile(random_trainer(Network(layers, image_shape), size), size, steps))
-    _print(rich_table(table))
-    if csv_path:
-        table.frame.to_csv(csv_path, index=False)
-    if first:
-        cold, warm = first_steps(str(layers), image_shape, size)
-        click.echo(
-            f"a new process's first step, its network made first: {cold:.1f} s, with the compiler's cache {warm:.1f} s"
-        )
 
 
 @main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
@@ -628,8 +624,6 @@ def _experiments(
     from bench.experiments import own, select
     from impls import SpecError
 
-    if names and (dataset or structure):
-        raise SpecError("give --experiment, or --dataset and --structure, not both")
     if how["batch"] and how["batches"]:
         raise SpecError("give --batch or --batches, not both")
     changes: dict[str, Any] = {name: value for name, value in how.items() if value}
@@ -637,6 +631,61 @@ def _experiments(
         changes["batches"] = None
     chosen = select(names) if names else (own(dataset or "digits", structure),)
     return [replace(experiment, **changes) for experiment in chosen]
+
+
+def _require_only(ctx: click.Context, option: str, allowed: Iterable[str]) -> None:
+    """Raises UsageError for an option that was given and means nothing beside another one."""
+    given = (p for p in ctx.command.params if ctx.get_parameter_source(p.name or "") is ParameterSource.COMMANDLINE)
+    unfit = [p.opts[0] for p in given if p.name not in (option, *allowed)]
+    if unfit:
+        raise click.UsageError(f"--{option} goes without {', '.join(unfit)}")
+
+
+def _profile(
+    names: tuple[str, ...],
+    dataset: str | None,
+    structure: str | None,
+    how: dict[str, int | None],
+    implementations: tuple[str, ...],
+    threads: int | None,
+    first: bool,
+    csv_path: Path | None,
+    plots: Path | None,
+) -> None:
+    """Profile every network with every implementation; print, and write what is asked for."""
+    from dataclasses import replace
+
+    from bench import profile_training
+    from bench.results import TRAINING
+    from reports import formats
+    from reports.network_tables import profile_report
+
+    run = _new_run(TRAINING, threads, 0, None)
+    problems = profile_training.problems(names, dataset, structure)
+    if how["batch"]:
+        problems = tuple(replace(problem, batch=how["batch"]) for problem in problems)
+    found = {}
+    with profile_training.threads(run.threads):
+        for problem, name in product(problems, implementations):
+            with _console(stderr=True).status(f"{problem.name}, {name}"):
+                profile = profile_training.profile_problem(problem, name, how["steps"] or profile_training.STEPS)
+            found[problem.name, name] = profile
+    shown = profile_report(run, found)
+    formats.show(shown, _console())
+    if csv_path:
+        csv_path.parent.mkdir(parents=True, exist_ok=True)
+        csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
+    if plots:
+        from reports.training_folder import write_profiles
+
+        for path in write_profiles(plots, found):
+            click.echo(path)
+    for problem in problems if first else ():
+        cold, warm = profile_training.first_steps(str(problem.structure), problem.image_shape, problem.batch)
+        click.echo(
+            f"{problem.name}: a new process's first step, its network made first: {cold:.1f} s, "
+            f"with the compiler's cache {warm:.1f} s"
+        )
 
 
 @contextmanager

@@ -110,14 +110,19 @@ def published(which: Published) -> Experiment:
     )
 
 
+def find(names: Sequence[str]) -> tuple[Published, ...]:
+    """The paper's networks of these names, in its order. Raises SpecError for an unknown one, listing all."""
+    known = {p: (published(p).id, f"{p.dataset}:{p.number}", p.dataset, ALL) for p in PUBLISHED}
+    for name in names:
+        if not any(name in called for called in known.values()):
+            listed = "\n".join(f"  {number}  {place:<12}{p.structure}" for p, (number, place, *_) in known.items())
+            raise SpecError(f"unknown experiment {name!r}; give all, olivetti, mnist, cifar10, or one of\n{listed}")
+    return tuple(p for p, called in known.items() if set(names) & set(called))
+
+
 def select(names: Sequence[str]) -> tuple[Experiment, ...]:
     """The experiments of these names, in the order of the paper. Raises SpecError for an unknown one, listing all."""
-    known = {published(p): (ALL, p.dataset, f"{p.dataset}:{p.number}") for p in PUBLISHED}
-    for name in names:
-        if not any(name in (e.id, *others) for e, others in known.items()):
-            listed = "\n".join(f"  {e.id}  {others[-1]:<12}{e.structure}" for e, others in known.items())
-            raise SpecError(f"unknown experiment {name!r}; give all, olivetti, mnist, cifar10, or one of\n{listed}")
-    return tuple(e for e, others in known.items() if any(name in (e.id, *others) for name in names))
+    return tuple(map(published, find(names)))
 
 
 def own(dataset: str, text: str | None = None) -> Experiment:

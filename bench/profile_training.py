@@ -11,17 +11,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
 
+import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from bench import experiments, process
+from bench.contestant import options_for
 from bench.machine import ROOT
 from bench.timing import CLOCK, Clock, lapped
 from impls.nn.network import ACTIVATION, Network, Operation, Pass
-from impls.nn.structure import PUBLISHED, Structure, parse
+from impls.nn.structure import Structure, parse
 from impls.nn.training import Data, Settings, Trainer
 from impls.specs import Shape, SpecError
 
@@ -42,6 +46,16 @@ from bench.profile_training import first_step
 text, shape, batch = json.loads(sys.argv[1])
 print(json.dumps(first_step(text, tuple(shape), batch)))
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A network whose training step is profiled: how it is called, its layers, its images, the samples in a step."""
+
+    name: str
+    structure: Structure
+    image_shape: Shape
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +121,41 @@ def random_trainer(network: Network, batch: int, settings: Settings | None = Non
     return Trainer(network, Data(x, np.eye(units, dtype=np.float32)[rng.integers(0, units, batch)]), settings)
 
 
-def problem_of(experiment: str | None, structure: str | None) -> tuple[Structure, Shape, int]:
-    """Layers, shape of the images and batch size, of a published network ("cifar10:10") or of a structure's text.
+def problems(names: Sequence[str], dataset: str | None = None, structure: str | None = None) -> tuple[Problem, ...]:
+    """What a contest of the same names would train: published networks, or a structure on a data set.
 
-    Raises SpecError for one that does not exist, or that does not say the shape of its images.
+    A structure that says the shape of its images needs no data set. Raises SpecError as ``experiments`` does.
     """
-    if experiment is not None:
-        found = {f"{p.dataset}:{p.number}": p for p in PUBLISHED}
-        if experiment not in found:
-            raise SpecError(f"no published network {experiment!r}; known: {', '.join(found)}")
-        known = found[experiment]
-        return known.structure, known.image_shape, known.batch
-    parsed = parse(structure or "")
-    if parsed.image_shape is None:
-        raise SpecError(f"{parsed} does not say the shape of its images; begin it as in 32x32x3->")
-    return parsed, parsed.image_shape, DEFAULT_BATCH
+    if names:
+        return tuple(
+            Problem(f"{p.dataset}:{p.number}", p.structure, p.image_shape, p.batch) for p in experiments.find(names)
+        )
+    parsed = parse(structure) if structure else None
+    if parsed and parsed.image_shape and dataset is None:
+        return (Problem("network", parsed, parsed.image_shape, DEFAULT_BATCH),)
+    own = experiments.own(dataset or "digits", structure)
+    return (Problem(own.id, own.structure, own.image_shape, own.batch),)
+
+
+def profile_problem(problem: Problem, implementation: str, steps: int = STEPS) -> Profile:
+    """A profile on random images; ``implementation`` computes what it can. Raises SpecError where that is nothing."""
+    options = options_for(implementation, problem.structure, problem.image_shape)
+    network = Network(problem.structure, problem.image_shape, options=options)
+    return profile(random_trainer(network, problem.batch), problem.batch, steps)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """All thread pools of this process at one size. Raises SpecError for more threads than it can have."""
+    most = numba.config.NUMBA_NUM_THREADS
+    if count > most:
+        raise SpecError(f"{count} threads are more than the {most} of this process; give fewer with --threads")
+    process.set_threads(None, count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        process.set_threads(None, most)
 
 
 def first_step(text: str, image_shape: Shape, batch: int, clock: Clock = CLOCK) -> float:

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
 from itertools import groupby
 
 import pandas as pd
 
 from bench.auto import Regret
 from bench.profile_training import Lap, Profile
-from reports.formats import MISSING, Line, Section, Table, number, ratio
+from bench.results import Run
+from reports.formats import MISSING, Line, Report, Section, Table, number, ratio
+from reports.tables import heading
 
 
-def profile_table(profile: Profile) -> Table:
-    """Per layer and direction, in the order of a step: time, share of the step, GFLOP/s, implementation, problem."""
+def profile_report(
+    run: Run, profiles: Mapping[tuple[str, str], Profile], ceiling_gflops: float | None = None
+) -> Report:
+    """A table for each network and implementation that was asked for; the frame has the parts of all."""
+    tables = tuple(profile_table(profile, ceiling_gflops) for profile in profiles.values())
+    frames = {key: table.frame for key, table in zip(profiles, tables, strict=True)}
+    frame = pd.concat(frames, names=["network", "asked_for", "part"]).reset_index(["network", "asked_for"])
+    return Report(heading(run, ()), tables, frame)
+
+
+def profile_table(profile: Profile, ceiling_gflops: float | None = None) -> Table:
+    """Per layer and direction, in the order of a step: time, share of the step, GFLOP/s, implementation, problem.
+
+    ``ceiling_gflops``: the machine's measured rate, which each part's is then held against.
+    """
     frame = pd.DataFrame.from_records([asdict(lap) for lap in profile.laps], columns=[f.name for f in fields(Lap)])
     frame["share"] = frame["seconds"] / profile.step_s
-    lines = [_lap_line(lap, profile.step_s) for lap in profile.laps]
-    lines.append(Line(("step", "", number(profile.step_s * 1e3), f"{1:.1%}", "", "", ""), strong=True))
+    columns = {
+        "layer": [*frame["layer"], "step"],
+        "direction": [*frame["direction"], ""],
+        "ms": [number(seconds * 1e3) for seconds in (*frame["seconds"], profile.step_s)],
+        "share": [f"{share:.1%}" for share in (*frame["share"], 1)],
+        "GFLOP/s": [*map(number, frame["gflops"]), ""],
+    }
+    if ceiling_gflops is not None:
+        frame["of_ceiling"] = frame["gflops"] / ceiling_gflops
+        columns["of ceiling"] = [*(MISSING if share != share else f"{share:.1%}" for share in frame["of_ceiling"]), ""]
+    for name in ("implementation", "problem"):
+        columns[name] = [*(text or MISSING for text in frame[name]), ""]
+    lines = [Line(cells) for cells in zip(*columns.values(), strict=True)]
+    lines[-1] = replace(lines[-1], strong=True)
     notes = (
         f"medians over {profile.steps} steps of {profile.batch} samples; lines without a layer are around them",
         f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",
     )
-    headings = ("layer", "direction", "ms", "share", "GFLOP/s", "implementation", "problem")
     left = ("layer", "direction", "implementation", "problem")
-    return Table(f"Training step of {profile.structure}", headings, (Section("", tuple(lines)),), frame, left, notes)
+    title = f"Training step of {profile.structure}"
+    return Table(title, tuple(columns), (Section("", tuple(lines)),), frame, left, notes)
 
 
 def regret_table(regrets: Iterable[Regret]) -> Table:
@@ -43,12 +70,6 @@ def regret_table(regrets: Iterable[Regret]) -> Table:
         left=("rule", "worst problem"),
         notes=("time of what is chosen / time of the fastest; the mean is geometric, over what was timed",),
     )
-
-
-def _lap_line(lap: Lap, step_s: float) -> Line:
-    share = f"{lap.seconds / step_s:.1%}"
-    texts = lap.implementation or MISSING, lap.problem or MISSING
-    return Line((lap.layer, lap.direction, number(lap.seconds * 1e3), share, number(lap.gflops), *texts))
 
 
 def _regret_line(regret: Regret) -> Line:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter
 
+from bench.profile_training import Lap, Profile
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS
 from reports.formats import number
 from reports.plots import OURS
@@ -27,18 +27,10 @@ LABELLED_CELLS = 20
 GOLDEN = 0.62
 DIRECTION_COLOURS = {FORWARD: OURS[0], GRAD_WEIGHTS: OURS[1], GRAD_INPUT: OURS[2]}
 OTHER_COLOUR = "#999999"
-"""Of what is no direction of a layer: activations, loss, optimizer."""
+"""Of what is no direction of a layer: activations, batch, loss, update."""
 
-
-@dataclass(frozen=True, slots=True)
-class LayerTime:
-    """What a layer took in one direction, by which implementation; no ``gflops`` where there is nothing to count."""
-
-    layer: str
-    direction: str
-    implementation: str
-    seconds: float
-    gflops: float | None = None
+AROUND = "around them"
+"""What stands for the layer where there is none."""
 
 
 def learning_curves(
@@ -167,43 +159,40 @@ def as_picture(image: Array) -> Array:
     return picture[..., 0] if picture.shape[-1] == 1 else picture
 
 
-def profile(times: Sequence[LayerTime], title: str = "") -> Figure:
+def profile(found: Profile, title: str = "") -> Figure:
     """Milliseconds of a step by layer, top to bottom as data flow, one bar per direction; what computed it beside it.
 
-    Raises ValueError without times.
+    What is around the layers stands below them.
     """
-    if not times:
-        raise ValueError("nothing was profiled")
-    layers = list(dict.fromkeys(time.layer for time in times))
-    total = sum(time.seconds for time in times)
-    longest = max(time.seconds for time in times)
-    figure = Figure((8, 1.3 + 0.24 * len(times) + 0.1 * len(layers)), layout="constrained")
+    groups: dict[str, list[Lap]] = {}
+    for lap in found.laps:
+        groups.setdefault(lap.layer or AROUND, []).append(lap)
+    figure = Figure((8, 1.3 + 0.22 * len(found.laps) + 0.1 * len(groups)), layout="constrained")
     axis = figure.subplots()
-    height, position, ticks = 1.0, 0.0, []
-    for layer in layers:
-        own = [time for time in times if time.layer == layer]
-        ticks.append(position + height * (len(own) - 1) / 2)
-        for time in own:
-            colour = DIRECTION_COLOURS.get(time.direction, OTHER_COLOUR)
-            axis.barh(position, time.seconds * 1e3, height * 0.85, color=colour)
-            rate = f", {number(time.gflops)} GFLOP/s" if time.gflops is not None else ""
-            text = f" {time.seconds / total:.1%} {time.implementation}{rate}"
-            axis.text(time.seconds * 1e3, position, text, va="center", fontsize=7)
-            position += height
-        position += height / 2
-    axis.set_yticks(ticks, layers, fontsize=8)
-    axis.set(ylim=(position - height, -height), xlim=(0, longest * 1e3 * 1.45))
+    position, ticks = 0.0, []
+    for laps in groups.values():
+        ticks.append(position + (len(laps) - 1) / 2)
+        for lap in laps:
+            colour = DIRECTION_COLOURS.get(lap.direction, OTHER_COLOUR)
+            axis.barh(position, lap.seconds * 1e3, 0.85, color=colour)
+            rate = f", {number(lap.gflops)} GFLOP/s" if lap.gflops is not None else ""
+            text = f" {lap.seconds / found.step_s:.1%} {lap.implementation or lap.direction}{rate}"
+            axis.text(lap.seconds * 1e3, position, text, va="center", fontsize=7)
+            position += 1
+        position += 0.5
+    axis.set_yticks(ticks, list(groups), fontsize=8)
+    axis.set(ylim=(position - 1, -1), xlim=(0, max(lap.seconds for lap in found.laps) * 1e3 * 1.45))
     axis.set_xlabel("ms per step", fontsize=8)
     axis.tick_params(axis="x", labelsize=7)
     axis.grid(axis="x", color="#DDDDDD", lw=0.5)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    found = dict.fromkeys(time.direction for time in times)
-    handles = [Patch(color=DIRECTION_COLOURS.get(d, OTHER_COLOUR), label=d) for d in found]
+    directions = {lap.direction for lap in found.laps}
+    handles = [Patch(color=colour, label=name) for name, colour in DIRECTION_COLOURS.items() if name in directions]
+    handles.append(Patch(color=OTHER_COLOUR, label="no layer's own"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    figure.suptitle(
-        f"{title + ': ' if title else ''}{number(total * 1e3)} ms per step by layer and direction", fontsize=9
-    )
+    what = f"{number(found.step_s * 1e3)} ms per step of {found.batch} samples, by layer and direction"
+    figure.suptitle(f"{title + ': ' if title else ''}{what}\n{found.structure}", fontsize=9, wrap=True)
     return figure
 
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import itertools
 
+import numba
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.profile_training import WARM_STEPS, first_steps, problem_of, profile, random_trainer
+from bench.profile_training import (
+    WARM_STEPS,
+    first_steps,
+    problems,
+    profile,
+    profile_problem,
+    random_trainer,
+    threads,
+)
 from bench.timing import lapped
 from impls.nn.network import Network
 from impls.specs import SpecError
+from reports.formats import MISSING
+from reports.network_tables import profile_table
 
 TEXT = "6x6x1->C(3,2,r);M(2);DR(0.25);F();D(3,sm)"
 
@@ -51,6 +62,14 @@ def test_a_problem_of_the_registry_has_a_rate_and_an_implementation():
     assert next(lap for lap in found.laps if lap.layer == "dr2").gflops is None
 
 
+def test_parts_are_held_against_a_ceiling_where_there_is_one():
+    found = profile(random_trainer(Network(TEXT), 4), 4, steps=1, clock=ticking())
+    without, with_ceiling = (profile_table(found, ceiling) for ceiling in (None, 2 * found.laps[0].gflops))
+    assert "of ceiling" not in without.headings
+    shares = [line.cells[with_ceiling.headings.index("of ceiling")] for line in with_ceiling.sections[0].lines]
+    assert (shares[0], shares[2], shares[-1]) == ("50.0%", MISSING, "")
+
+
 def test_a_profiled_trainer_goes_on_as_if_nothing_had_been():
     """The same calls as before, and as many steps as were taken."""
     trainer = random_trainer(Network(TEXT), 4)
@@ -62,18 +81,33 @@ def test_a_profiled_trainer_goes_on_as_if_nothing_had_been():
     assert np.isfinite(trainer.network.weights).all()
 
 
-def test_a_network_is_named_by_its_experiment_or_its_text():
-    layers, shape, batch = problem_of("cifar10:3", None)
-    assert (str(layers), shape, batch) == (
-        "C(3,32,r);M(2);DR(0.125);F();D(128,r);DR(0.125);D(10,sm);",
-        (32, 32, 3),
-        1000,
-    )
-    assert problem_of(None, TEXT)[1:] == ((6, 6, 1), 32)
-    with pytest.raises(SpecError, match="no published network 'cifar10:99'; known: olivetti:1"):
-        problem_of("cifar10:99", None)
-    with pytest.raises(SpecError, match="does not say the shape of its images; begin it as in 32x32x3->"):
-        problem_of(None, "F();D(3)")
+def test_a_network_is_named_as_in_a_contest_or_says_the_shape_of_its_images():
+    (published,) = problems(["cifar10:3"])
+    text = "C(3,32,r);M(2);DR(0.125);F();D(128,r);DR(0.125);D(10,sm);"
+    assert (published.name, str(published.structure)) == ("cifar10:3", text)
+    assert (published.image_shape, published.batch) == ((32, 32, 3), 1000)
+    assert len(problems(["olivetti", "mnist:1"])) == 12
+    (own,) = problems([], structure=TEXT)
+    assert (own.name, own.image_shape, own.batch) == ("network", (6, 6, 1), 32)
+    (digits,) = problems([], structure="F();D(10,sm);")
+    assert (digits.name, digits.image_shape) == ("digits", (8, 8, 1))
+
+
+def test_whoever_is_asked_for_computes_what_it_can():
+    (problem,) = problems([], structure=TEXT)
+    found = profile_problem(problem, "numpy_gemm", steps=1)
+    assert {lap.implementation for lap in found.laps if lap.layer == "c0" and lap.is_layer} == {"numpy_gemm"}
+    with pytest.raises(SpecError, match="unknown implementation 'nonsense'"):
+        profile_problem(problem, "nonsense")
+
+
+def test_thread_pools_have_the_size_that_was_asked_for_and_then_their_own_again():
+    before = numba.get_num_threads()
+    with threads(1):
+        assert numba.get_num_threads() == 1
+    assert numba.get_num_threads() == before
+    with pytest.raises(SpecError, match="100000 threads are more than the"), threads(100000):
+        pass
 
 
 def test_the_first_step_is_timed_with_an_empty_cache_and_a_filled_one():
@@ -82,17 +116,39 @@ def test_the_first_step_is_timed_with_an_empty_cache_and_a_filled_one():
     assert cold > warm > 0
 
 
+def train(*words):
+    return CliRunner().invoke(main, ["train", "--profile", *words])
+
+
 def test_the_command_prints_the_profile_and_writes_it(tmp_path):
-    path = tmp_path / "profile.csv"
-    options = ["--structure", TEXT, "--batch", "4", "--steps", "2", "--csv", str(path)]
-    result = CliRunner().invoke(main, ["profile-network", *options])
-    assert result.exit_code == 0
+    path, pictures = tmp_path / "profile.csv", tmp_path / "plots"
+    words = ("--structure", TEXT, "--batch", "4", "--steps", "2", "--threads", "1", "--impl", "auto", "--impl", "numpy")
+    result = train(*words, "--csv", str(path), "--plots", str(pictures))
+    assert result.exit_code == 0, result.output
     assert "dense:4x18,u3" in result.stdout
     assert "beyond the layers" in result.stdout
-    assert path.read_text().startswith("layer,direction,implementation,problem,seconds,gflops,share\nc0,forward,")
+    heading, first, *_ = path.read_text().splitlines()
+    assert heading == "network,asked_for,layer,direction,implementation,problem,seconds,gflops,share"
+    assert first.startswith("network,auto,c0,forward,")
+    assert sorted(file.name for file in pictures.iterdir()) == ["network-auto-profile.png", "network-numpy-profile.png"]
 
 
-def test_the_command_wants_one_network():
-    result = CliRunner().invoke(main, ["profile-network"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "3", "--against", "none"], "--profile goes without --epochs, --against"),
+        (["--experiment", "cifar10:99"], "unknown experiment 'cifar10:99'"),
+        (["--experiment", "cifar10:1", "--structure", TEXT], "not both"),
+        (["--dataset", "mnist"], "give --structure for mnist"),
+    ],
+)
+def test_what_cannot_be_profiled_is_said_in_one_line(words, message):
+    result = train(*words)
     assert result.exit_code == 2
-    assert "give --experiment or --structure" in result.output
+    assert message in " ".join(result.output.split())
+
+
+def test_a_first_step_is_profiled_only():
+    result = CliRunner().invoke(main, ["train", "--first"])
+    assert result.exit_code == 2
+    assert "--first goes with --profile" in result.output

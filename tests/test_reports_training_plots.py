@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.profile_training import Lap, Profile
 from impls.specs import FORWARD, GRAD_WEIGHTS
 from reports import training_plots
 
@@ -97,23 +98,18 @@ def test_an_image_without_contrast_is_a_picture_too():
     np.testing.assert_array_equal(training_plots.as_picture(np.full((2, 2, 1), 7.0)), np.zeros((2, 2)))
 
 
-def test_a_profile_has_a_bar_for_each_layer_and_direction_and_says_its_share():
-    times = [
-        training_plots.LayerTime("c0", FORWARD, "numba_jit_gemm", 3e-3, 50.0),
-        training_plots.LayerTime("c0", GRAD_WEIGHTS, "numba_jit_direct", 6e-3, 40.0),
-        training_plots.LayerTime("m1", FORWARD, "numba_jit", 1e-3),
-    ]
-    figure = training_plots.profile(times, "digits")
-    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([3, 6, 1])
+def test_a_profile_has_a_bar_for_each_part_and_says_its_share_of_the_step():
+    laps = (
+        Lap("c0", FORWARD, "numba_jit_gemm", "conv2d:...", 3e-3, 50.0),
+        Lap("c0", GRAD_WEIGHTS, "numba_jit_direct", "conv2d:...", 5e-3, 40.0),
+        Lap("", "loss", "", "", 1e-3, None),
+    )
+    figure = training_plots.profile(Profile("C(3,8);", 32, 10, laps, 10e-3, 0.2), "digits")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([3, 5, 1])
     assert [text.strip() for text in texts(figure)] == [
         "30.0% numba_jit_gemm, 50.0 GFLOP/s",
-        "60.0% numba_jit_direct, 40.0 GFLOP/s",
-        "10.0% numba_jit",
+        "50.0% numba_jit_direct, 40.0 GFLOP/s",
+        "10.0% loss",
     ]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c0", "m1"]
-    assert figure.get_suptitle().startswith("digits: 10.0 ms per step")
-
-
-def test_a_profile_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="nothing was profiled"):
-        training_plots.profile([])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c0", training_plots.AROUND]
+    assert figure.get_suptitle().startswith("digits: 10.0 ms per step of 32 samples")
