@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,9 @@ from click.core import ParameterSource
 from bench import __version__
 
 if TYPE_CHECKING:
-    from bench.contest import Progress
-    from bench.experiments import Experiment, Turn
+    from bench.experiments import Experiment
     from bench.jobs import Job, Selection
-    from bench.results import Row, Run, Training
+    from bench.results import Row, Run
     from bench.store import Store
     from bench.suites import Suite
     from reports.formats import Report
@@ -383,7 +381,11 @@ def _show(shown: Report, form: str) -> None:
 @click.option("--profile", is_flag=True, help="Show where ours spends a step's time instead, on random images.")
 @click.option("--first", is_flag=True, help="With --profile: the first step too, compiler's cache empty and filled.")
 @click.option("--csv", "csv_path", type=_FILE, help="Write every epoch or step, or the profile, as CSV too.")
-@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write figures there.")
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw figures there: learning curves; of first repetitions, confusion, mistakes and filters.",
+)
 @click.option("--weights", type=click.Path(path_type=Path, file_okay=False), help="Save the trained networks there.")
 @click.pass_context
 def train(
@@ -426,9 +428,10 @@ def train(
         raise click.UsageError("--first goes with --profile")
     from bench.contest import Contest, check, entrants, missing
     from bench.machine import usable_cores
+    from bench.progress import of_repetition
     from bench.results import TRAINING
     from bench.store import Store
-    from reports import contests, formats
+    from reports import contests, formats, training_folder
 
     chosen = _experiments(names, dataset, structure, how)
     wanted = [(each, number) for each in chosen for number in range(repetitions or each.repetitions)]
@@ -444,9 +447,14 @@ def train(
     interrupted = False
     with Contest(taking_part, seed) as contest:
         try:
-            for experiment, repetition in todo:
-                with _turns(experiment, repetition) as progress:
-                    store.add_trainings(current, contest.run(experiment, repetition, progress, weights))
+            for place, (experiment, repetition) in enumerate(todo, start=1):
+                with of_repetition(_console(stderr=True), experiment, repetition, place, len(todo)) as progress:
+                    store.add_trainings(current, contest.run(experiment, repetition, progress))
+                for found in contest.learned() if weights or plots else ():
+                    if weights:
+                        found.save(weights)
+                    if plots and repetition == 0:
+                        training_folder.write_learned(plots, found)
         except KeyboardInterrupt:
             interrupted = True
     rows = store.trainings(current.id)
@@ -456,6 +464,11 @@ def train(
         csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
     formats.show(shown, _console())
     click.echo(f"\nrun {current.id} is in {db}")
+    if plots:
+        asked_for = {(each.id, str(each.structure), each.plan) for each in chosen}
+        own = [row for row in rows if (row.experiment, row.structure, row.plan) in asked_for]
+        training_folder.write_curves(plots, own)
+        click.echo(f"figures are in {plots}")
     if interrupted:
         click.echo("stopped: finished repetitions are kept; go on with the same command and --resume", err=True)
         ctx.exit(130)
@@ -688,25 +701,6 @@ def _profile(
         )
 
 
-@contextmanager
-def _turns(experiment: Experiment, repetition: int) -> Iterator[Progress]:
-    """A line that says how far a repetition is: for each contestant the last turn's seconds, loss and accuracy."""
-    name = f"{experiment.id} repetition {repetition + 1}"
-    latest: dict[str, str] = {}
-    with _console(stderr=True).status(f"{name}: starting") as status:
-
-        def progress(row: Training, turn: Turn) -> None:
-            if row.status == "OK":
-                figures = f"{row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, accuracy {row.accuracies[-1]:.4f}"
-                latest[row.contestant] = f"{row.contestant} {figures}"
-            else:
-                latest[row.contestant] = f"{row.contestant} {row.status.lower()}"
-            where = f"epoch {turn.epoch + 1}" + (f", step {turn.last}" if experiment.steps else "")
-            status.update(f"{name}, {where}: {'; '.join(latest.values())}")
-
-        yield progress
-
-
 def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:
     from bench.machine import usable_cores
     from bench.measure import Session
@@ -742,26 +736,11 @@ def _wanted(
 
 def _progress(wanted: Iterable[Job], action: Callable[[Job], list[Row]]) -> list[Row]:
     """Do every job under a progress bar with the time left; the rows of all."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from bench.progress import bar
 
     todo = list(wanted)
     rows: list[Row] = []
-    columns = (
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console(stderr=True), speed_estimate_period=600) as progress:
+    with bar(_console(stderr=True)) as progress:
         task = progress.add_task("starting", total=len(todo))
         for job in todo:
             progress.update(task, description=f"{job.case} {job.direction}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import datasets
 from bench import experiments, machine, pool
 from bench.arena import shared_folder
 from bench.contestant import KERAS, OURS, TORCH
@@ -43,8 +44,8 @@ PUBLISHED_SETTINGS = {"TF_DETERMINISTIC_OPS": "1"}
 """What the paper's Keras was run with, on one thread."""
 AS_PUBLISHED = " as published"
 
-Progress = Callable[[Training, Turn], None]
-"""Called after each turn of each contestant."""
+Progress = Callable[[Sequence[Training], Turn], None]
+"""Called after each turn with the rows of all contestants as they stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,32 @@ class _Runner:
 
     entrant: Entrant
     row: Training
+    answers: Array | None = None
 
     @property
     def is_running(self) -> bool:
         return self.row.status == "OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a contestant has learned: its row, the data, its answers (test samples, classes), and its network.
+
+    ``network`` is one for all contestants of a repetition: it holds these weights until the next ones are asked for.
+    """
+
+    row: Training
+    split: datasets.Split
+    probabilities: Array
+    network: Network
+
+    def save(self, folder: Path) -> Path:
+        """Save the network as impls.nn.saving does, whoever trained it; returns the file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"\W+", "-", f"{self.row.experiment} {self.row.contestant} {self.row.repetition}")
+        path = folder / f"{name}.safetensors"
+        save(self.network, path)
+        return path
 
 
 class Contest:
@@ -116,6 +139,8 @@ class Contest:
         self.seed = seed
         self._processes: dict[str, pool.WorkerProcess] = {}
         self._refusals: dict[str, dict[str, Any]] = {}
+        self._runners: list[_Runner] = []
+        self._data: tuple[datasets.Split, Network] | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=shared_folder()))
 
     def __enter__(self) -> Contest:
@@ -126,17 +151,18 @@ class Contest:
             process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(
-        self, experiment: Experiment, repetition: int, progress: Progress | None = None, keep: Path | None = None
-    ) -> list[Training]:
+    def run(self, experiment: Experiment, repetition: int, progress: Progress | None = None) -> list[Training]:
         """One repetition: a row for every contestant, whatever became of it.
 
-        ``keep``: a folder for the trained networks. What ``check`` refuses fails here, in every contestant.
+        What ``check`` refuses fails here, in every contestant.
         """
+        self._data = None  # the memory of the repetition before
         split, classes, _ = experiments.images(experiment.dataset, repetition)
         network = Network(experiment.structure, experiment.image_shape, seed=self.seed + repetition)
         self._share(split, classes, network)
-        runners = [_Runner(entrant, _row(experiment, repetition, entrant)) for entrant in self.entrants]
+        self._data = split, network
+        self._runners = [_Runner(entrant, _row(experiment, repetition, entrant)) for entrant in self.entrants]
+        runners = self._runners
         self._start()
         for runner in runners:
             self._begin(runner, experiment, repetition)
@@ -145,13 +171,23 @@ class Contest:
             for i in rng.permutation(len(runners)):
                 if runners[i].is_running:
                     self._train(runners[i], turn)
-                    if progress:
-                        progress(runners[i].row, turn)
+            if not any(runner.is_running for runner in runners):
+                break
+            if progress:
+                progress([runner.row for runner in runners], turn)
         for runner in runners:
             self._judge(runner, split.y_test)
-            if keep:
-                self._keep(runner, network, keep)
         return [runner.row for runner in runners]
+
+    def learned(self) -> Iterator[Learned]:
+        """What those have learned who came to the end of the latest repetition, each fetched when it is asked for."""
+        path = self._folder / "trained.npz"
+        for runner in self._runners:
+            if self._data and runner.answers is not None and self._asked_for(runner, "weights", path):
+                split, network = self._data
+                with np.load(path, allow_pickle=False) as stored:
+                    network.load_weights(dict(stored))
+                yield Learned(runner.row, split, runner.answers, network)
 
     def _share(self, split: Any, classes: int, network: Network) -> None:
         """Put the arrays where every contestant maps them; what it has mapped before stays as it was."""
@@ -229,19 +265,9 @@ class Contest:
         path = self._folder / "answers.npy"
         if not runner.is_running or not self._asked_for(runner, "answer", path):
             return
-        accuracy, loss = judged(np.load(path), labels)
+        runner.answers = np.load(path)
+        accuracy, loss = judged(runner.answers, labels)
         runner.row = replace(runner.row, test_accuracy=accuracy, test_loss=loss, test_samples=len(labels))
-
-    def _keep(self, runner: _Runner, network: Network, folder: Path) -> None:
-        """Save the trained network as impls.nn.saving does, whoever trained it."""
-        path = self._folder / "trained.npz"
-        if runner.is_running and self._asked_for(runner, "weights", path):
-            with np.load(path, allow_pickle=False) as stored:
-                network.load_weights(dict(stored))
-            folder.mkdir(parents=True, exist_ok=True)
-            row = runner.row
-            name = re.sub(r"\W+", "-", f"{row.experiment} {row.contestant} {row.repetition}")
-            save(network, folder / f"{name}.safetensors")
 
     def _asked_for(self, runner: _Runner, do: str, path: Path) -> bool:
         """Whether the contestant has written what was asked for."""

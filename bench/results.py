@@ -164,6 +164,11 @@ class Training:
     """Largest resident memory of the process so far."""
 
     @property
+    def name(self) -> str:
+        """The published number, where there is one, and the data set."""
+        return self.dataset if self.experiment == self.dataset else f"{self.experiment} {self.dataset}"
+
+    @property
     def fit_s(self) -> float:
         """All turns; neither set-up nor the first step that compiles."""
         return sum(self.seconds)

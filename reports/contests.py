@@ -102,8 +102,7 @@ def _words(status: str) -> str:
 
 
 def _title(row: Training) -> str:
-    name = row.dataset if row.experiment == row.dataset else f"{row.experiment} {row.dataset}"
-    return f"{name}  {row.structure}  {row.plan}"
+    return f"{row.name}  {row.structure}  {row.plan}"
 
 
 def _line(name: str, rows: Sequence[Training], ours: Sequence[Training], margin: float) -> Line:

@@ -128,8 +128,11 @@ def winners(run: Run, rows: Iterable[Row], op: str, direction: str) -> Figure:
     return _finish(figure, run, frame, what, handles)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG of at most 128 colours: a third of the size, no visible difference."""
+def save(figure: Figure, path: Path, all_colours: bool = False) -> None:
+    """Write a PNG of at most 128 colours: a third of the size, no visible difference but in photographs."""
+    if all_colours:
+        figure.savefig(path, format="png", dpi=100)
+        return
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     with Image.open(buffer) as image:

@@ -1,26 +1,98 @@
-"""The figures that are kept of networks: where a step's time goes."""
+"""The figures that are kept of networks: how they learned, what they answer, where a step's time goes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from bench.contest import Learned
 from bench.profile_training import Profile
+from bench.results import Training
+from impls.nn.structure import Conv
 from reports import plots, training_plots
+
+METRICS = ("loss", "accuracy")
+
+PICTURE_CHANNELS = (1, 3)
+"""Of grey pictures and coloured ones; anything else has no look."""
+
+
+def write_curves(folder: Path, rows: Iterable[Training]) -> tuple[Path, ...]:
+    """Loss and accuracy of every experiment by epoch or step, all contestants and repetitions in one figure each.
+
+    The test data's figures stand after the last turn. What ended before its second turn has no curve.
+    """
+    figures = {}
+    with_curves = sorted((row for row in rows if len(row.seconds) > 1), key=_experiment)
+    for (name, structure, _), group in groupby(with_curves, _experiment):
+        histories: dict[str, list[training_plots.History]] = {}
+        turn = "step"
+        for row in group:
+            histories.setdefault(row.contestant, []).append(history(row))
+            turn = "step" if set(row.steps) == {1} else "epoch"
+        for metric in METRICS:
+            figure = training_plots.learning_curves(histories, metric, turn, f"{name}: {structure}")
+            figures[file_name(name, metric)] = figure
+    return _write(folder, figures)
+
+
+def history(row: Training) -> training_plots.History:
+    """A training's turns as a Trainer keeps them; the last one has the test data's figures, where they are known."""
+    turns = [dict(zip(METRICS, values, strict=True)) for values in zip(row.losses, row.accuracies, strict=True)]
+    if row.test_loss is not None and row.test_accuracy is not None:
+        turns[-1] |= {"test_loss": row.test_loss, "test_accuracy": row.test_accuracy}
+    return turns
+
+
+def write_learned(folder: Path, found: Learned) -> tuple[Path, ...]:
+    """What a contestant answers to the test data: confusion, and of pictures the mistakes and the first filters.
+
+    Without a mistake there is no figure of mistakes, without a convolution none of filters.
+    """
+    row, split, answers = found.row, found.split, found.probabilities
+    predicted = answers.argmax(axis=1)
+    title = f"{row.name}, {row.contestant}, repetition {row.repetition + 1}"
+    figures = {"confusion": training_plots.confusion_matrix(split.y_test, predicted, split.classes, title)}
+    if split.x_test.shape[-1] in PICTURE_CHANNELS and min(split.x_test.shape[1:3]) > 1:
+        if (predicted != split.y_test).any():
+            figures["mistakes"] = training_plots.misclassified(
+                split.x_test, split.y_test, answers, split.classes, title
+            )
+        first = next((step for step in found.network.steps if isinstance(step.layer, Conv)), None)
+        if first:
+            kernel, *_ = found.network.layer_weights(first.name)
+            figures["filters"] = training_plots.filters(kernel, f"{title}, {first.name}")
+    named = {file_name(row.name, row.contestant, what): figure for what, figure in figures.items()}
+    return _write(folder, named, all_colours=True)
 
 
 def write_profiles(folder: Path, profiles: Mapping[tuple[str, str], Profile]) -> tuple[Path, ...]:
-    """A bar chart for each network and implementation that was asked for; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for (network, implementation), profile in profiles.items():
-        figure = training_plots.profile(profile, f"{network}, {implementation}")
-        written.append(folder / file_name(network, implementation, "profile"))
-        plots.save(figure, written[-1])
-    return tuple(written)
+    """A bar chart for each network and implementation that was asked for."""
+    return _write(
+        folder,
+        {
+            file_name(*names, "profile"): training_plots.profile(profile, ", ".join(names))
+            for names, profile in profiles.items()
+        },
+    )
 
 
 def file_name(*words: str) -> str:
     """A PNG's name of these words, in characters that every file system takes."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(words)).strip("-") + ".png"
+
+
+def _experiment(row: Training) -> tuple[str, str, str]:
+    return row.name, row.structure, row.plan
+
+
+def _write(folder: Path, figures: Mapping[str, Figure], all_colours: bool = False) -> tuple[Path, ...]:
+    """Write figures by the names of their files; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plots.save(figure, folder / name, all_colours)
+    return tuple(folder / name for name in figures)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from bench.profile_training import Lap, Profile
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS
@@ -24,52 +25,88 @@ Array = npt.NDArray[Any]
 LABELLED_CELLS = 20
 """Classes up to which every cell of a confusion matrix is written out."""
 
+CAPTION = 12
+"""Letters of two names up to which both stand on one line under a picture."""
+
+HEADING = 95
+"""Letters in a line of a heading."""
+
 GOLDEN = 0.62
+
+History: TypeAlias = Sequence[Mapping[str, float]]
+"""The figures of each turn of a training."""
+
+TEST = "test_"
+PARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "": ("training", {"ls": "-"}),
+    "val_": ("validation", {"ls": "--"}),
+    TEST: ("test", {"ls": "", "marker": "o", "ms": 7, "mew": 1.6, "mfc": "none"}),
+}
+"""How the names of figures begin, by the data that they are of; what the data are called, and how they look."""
+
+WINDOW = 5
+"""Turns that a smoothed value is the mean of; a twentieth of all, where that is more."""
+
 DIRECTION_COLOURS = {FORWARD: OURS[0], GRAD_WEIGHTS: OURS[1], GRAD_INPUT: OURS[2]}
 OTHER_COLOUR = "#999999"
 """Of what is no direction of a layer: activations, batch, loss, update."""
 
-AROUND = "around them"
+AROUND = "around the layers"
 """What stands for the layer where there is none."""
 
 
 def learning_curves(
-    histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str = "loss", window: int = 5
+    histories: Mapping[str, Sequence[History]], metric: str = "loss", turn: str = "epoch", title: str = ""
 ) -> Figure:
-    """A metric of every epoch, by contestant: pale as it was, strong when smoothed; dashed on the validation data.
+    """A metric turn by turn, by contestant: pale each repetition as it was, strong their smoothed mean.
 
-    ``histories``: for each contestant the records of its epochs, as a Trainer keeps them; "val_" names the validation
-    data. Losses stand on a logarithmic axis. Raises ValueError for a metric that no record has.
+    ``histories``: for each contestant its repetitions, of each the records of its turns, as a Trainer keeps them. A
+    record's "val_" figures are of the validation data, dashed; its "test_" figures of the test data, a dot. Losses
+    stand on a logarithmic axis. Raises ValueError for a metric that no record has.
     """
     figure = Figure((7, 7 * GOLDEN), layout="constrained")
     axis = figure.subplots()
-    handles = []
-    is_validated = False
-    for (name, history), colour in zip(histories.items(), cycle(OURS)):
-        for key, dash in ((metric, "-"), (f"val_{metric}", "--")):
-            values = np.array([record.get(key, np.nan) for record in history], float)
+    handles, seen = [], set()
+    window = max(WINDOW, max((len(h) for own in histories.values() for h in own), default=0) // 20 | 1)
+    for (name, repetitions), colour in zip(histories.items(), cycle(OURS)):
+        for prefix, (label, look) in PARTS.items():
+            values = _recorded(repetitions, prefix + metric)
             if np.isnan(values).all():
                 continue
-            epochs = np.arange(1, len(values) + 1)
-            axis.plot(epochs, values, dash, color=colour, alpha=0.4, lw=0.8)
-            axis.plot(epochs, smoothed(values, window), dash, color=colour, lw=1.6)
-            is_validated |= dash == "--"
-            handles += [Line2D([], [], color=colour, label=name)] if dash == "-" else []
+            turns = np.arange(1, values.shape[1] + 1)
+            mean = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+            if prefix == TEST:
+                axis.plot(turns, mean, **look, color=colour, clip_on=False)
+            else:
+                axis.plot(turns, values.T, **look, color=colour, alpha=0.4, lw=0.8)
+                axis.plot(turns, smoothed(mean, window), **look, color=colour, lw=1.6)
+            seen.add(label)
+            handles += [Line2D([], [], color=colour, label=name)] if prefix == "" else []
     if not axis.lines:
         raise ValueError(f"no record has {metric!r}")
-    if is_validated:
+    if len(seen) > 1:
         handles += [
-            Line2D([], [], color="black", label="training"),
-            Line2D([], [], ls="--", color="black", label="validation"),
+            Line2D([], [], **look, color="black", label=label) for label, look in PARTS.values() if label in seen
         ]
-    axis.set(xlabel="epoch", ylabel=metric, yscale="log" if metric.endswith("loss") else "linear", xmargin=0.01)
+    axis.set(xlabel=turn, ylabel=metric, yscale="log" if metric.endswith("loss") else "linear", xmargin=0.02)
     axis.grid(color="#DDDDDD", lw=0.5)
+    low, high = axis.get_ylim()
+    if axis.get_yscale() == "log" and high / low > 10:
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
-    title = f"{metric} by epoch; pale: as it was, strong: mean of up to {window} epochs around it"
-    figure.suptitle(title, fontsize=9)
+    what = f"{metric} by {turn}; pale: each repetition, strong: their mean, over up to {window} {turn}s around"
+    figure.suptitle(_lines(title, what), fontsize=9)
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     return figure
+
+
+def _recorded(repetitions: Sequence[History], key: str) -> Array:
+    """A figure by repetition and turn, NaN where it was not recorded."""
+    values = np.full((len(repetitions), max(map(len, repetitions), default=0)), np.nan)
+    for line, history in zip(values, repetitions, strict=True):
+        line[: len(history)] = [record.get(key, np.nan) for record in history]
+    return values
 
 
 def smoothed(values: Array, window: int) -> Array:
@@ -104,7 +141,8 @@ def confusion_matrix(truth: Array, predicted: Array, names: Sequence[str], title
     axis.set_yticks(range(len(names)), names, fontsize=size)
     axis.set_xlabel("predicted", fontsize=8)
     axis.set_ylabel("true", fontsize=8)
-    bar = figure.colorbar(image, shrink=0.8, label="share of the true class")
+    bar = figure.colorbar(image, shrink=0.8)
+    bar.set_label("share of the true class", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     right = int(np.trace(counts))
     figure.suptitle(
@@ -113,7 +151,9 @@ def confusion_matrix(truth: Array, predicted: Array, names: Sequence[str], title
     return figure
 
 
-def misclassified(images: Array, truth: Array, probabilities: Array, names: Sequence[str], most: int = 24) -> Figure:
+def misclassified(
+    images: Array, truth: Array, probabilities: Array, names: Sequence[str], title: str = "", most: int = 24
+) -> Figure:
     """The images (n, H, W, C) that were taken for another class, the most certain mistakes first, at most ``most``.
 
     ``truth``: class numbers; ``probabilities`` (n, classes). Under each image: true > predicted, and how certain.
@@ -125,13 +165,16 @@ def misclassified(images: Array, truth: Array, probabilities: Array, names: Sequ
         raise ValueError("no image is misclassified")
     certainty = probabilities[wrong, predicted[wrong]]
     order = np.argsort(-certainty, kind="stable")[:most]
+    pairs = [(names[truth[i]], names[predicted[i]]) for i in wrong[order]]
+    between = " > " if max(len(a) + len(b) for a, b in pairs) <= CAPTION else " >\n"
     captions = [
-        f"{names[truth[i]]} > {names[predicted[i]]}\n{probabilities[i, predicted[i]]:.0%}" for i in wrong[order]
+        f"{between.join(pair)}\n{probabilities[i, predicted[i]]:.0%}"
+        for pair, i in zip(pairs, wrong[order], strict=True)
     ]
-    title = f"{len(wrong)} of {len(truth)} misclassified; true > predicted, and its probability"
+    what = f"{len(wrong)} of {len(truth)} misclassified; true > predicted, and its probability"
     if len(order) < len(wrong):
-        title += f"; the {len(order)} most certain"
-    return _gallery([as_picture(images[i]) for i in wrong[order]], captions, title)
+        what += f"; the {len(order)} most certain"
+    return _gallery([as_picture(images[i]) for i in wrong[order]], captions, _lines(title, what))
 
 
 def filters(kernel: Array, title: str = "first layer") -> Figure:
@@ -189,11 +232,16 @@ def profile(found: Profile, title: str = "") -> Figure:
     axis.spines[["top", "right"]].set_visible(False)
     directions = {lap.direction for lap in found.laps}
     handles = [Patch(color=colour, label=name) for name, colour in DIRECTION_COLOURS.items() if name in directions]
-    handles.append(Patch(color=OTHER_COLOUR, label="no layer's own"))
+    handles.append(Patch(color=OTHER_COLOUR, label="other"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     what = f"{number(found.step_s * 1e3)} ms per step of {found.batch} samples, by layer and direction"
-    figure.suptitle(f"{title + ': ' if title else ''}{what}\n{found.structure}", fontsize=9, wrap=True)
+    figure.suptitle(_lines(f"{title + ': ' if title else ''}{what}", found.structure), fontsize=9)
     return figure
+
+
+def _lines(*parts: str) -> str:
+    """The lines of a heading; a structure that is too long for one is broken between layers."""
+    return "\n".join(textwrap.fill(part.replace(";", "; "), HEADING) for part in parts if part)
 
 
 def _gallery(pictures: Sequence[Array], captions: Sequence[str], title: str, **look: Any) -> Figure:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.contest import Contest, entrants
+from bench.contest import Contest, entrants, judged
 from bench.contestant import Contestant, OurTrainee, options_for
 from bench.experiments import own
 from bench.keras_network import KerasTrainee
@@ -143,12 +143,13 @@ def test_a_contest_gives_a_row_for_everyone_and_goes_on_without_those_who_fail(t
     turns = []
     with Contest(entrants(["auto", "cv2", "numpy"], ["none"], threads=1)) as contest:
 
-        def kill(row, turn):
-            turns.append((turn.epoch, row.contestant))
-            if row.contestant == "ours:numpy" and row.repetition == 0 and turn.epoch == 0:
+        def kill(rows, turn):
+            turns.append((turn.epoch, [len(row.seconds) for row in rows]))
+            if turn.epoch == 0:
                 os.kill(contest._processes["ours:numpy"].pid, signal.SIGKILL)
 
-        ours, cv2, killed = contest.run(EXPERIMENT, 0, kill, tmp_path)
+        ours, cv2, killed = contest.run(EXPERIMENT, 0, kill)
+        (learned,) = contest.learned()
         _, _, replaced = contest.run(EXPERIMENT, 1)
     assert (ours.status, len(ours.seconds), ours.steps) == ("OK", 2, (7, 7))
     assert ours.test_samples == 359
@@ -157,9 +158,10 @@ def test_a_contest_gives_a_row_for_everyone_and_goes_on_without_those_who_fail(t
     assert (cv2.status, "cv2 computes no layer" in cv2.reason) == ("ERROR", True)
     assert (killed.status, len(killed.seconds), killed.test_accuracy) == ("CRASHED", 1, None)
     assert (replaced.status, len(replaced.seconds)) == ("OK", 2)
-    assert sorted(turns) == [(0, "ours"), (0, "ours:numpy"), (1, "ours"), (1, "ours:numpy")]
-    (file,) = tmp_path.glob("*.safetensors")
-    assert load(file).structure == EXPERIMENT.structure
+    assert turns == [(0, [1, 0, 1]), (1, [2, 0, 1])]
+    assert learned.row == ours
+    assert judged(learned.probabilities, learned.split.y_test) == (ours.test_accuracy, ours.test_loss)
+    assert load(learned.save(tmp_path)).structure == EXPERIMENT.structure
 
 
 def invoke(*words):

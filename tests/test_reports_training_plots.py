@@ -23,26 +23,35 @@ def captions(figure):
     return [axis.get_title() for axis in figure.axes if axis.get_title()]
 
 
-def test_a_learning_curve_shows_the_raw_values_and_the_smoothed_ones():
-    raw, strong = (
-        training_plots.learning_curves({"ours": [{"loss": v} for v in (4.0, 2.0, 3.0)]}, window=3).axes[0].lines
-    )
-    np.testing.assert_array_equal(raw.get_ydata(), [4, 2, 3])
-    np.testing.assert_array_equal(strong.get_ydata(), [4, 3, 3])
-    np.testing.assert_array_equal(raw.get_xdata(), [1, 2, 3])
+def test_a_learning_curve_shows_every_repetition_and_their_smoothed_mean():
+    """The second repetition ended early: from there on the first one is the mean."""
+    repetitions = [[{"loss": v} for v in values] for values in ((4.0, 1.0, 3.0), (2.0, 3.0))]
+    first, second, strong = training_plots.learning_curves({"ours": repetitions}).axes[0].lines
+    np.testing.assert_array_equal(first.get_ydata(), [4, 1, 3])
+    np.testing.assert_array_equal(second.get_ydata(), [2, 3, np.nan])
+    np.testing.assert_allclose(strong.get_ydata(), [3, 8 / 3, 3])
+    np.testing.assert_array_equal(strong.get_xdata(), [1, 2, 3])
 
 
 def test_every_contestant_has_a_colour_and_validation_is_dashed():
-    figure = training_plots.learning_curves({"ours": HISTORY, "keras": HISTORY})
+    figure = training_plots.learning_curves({"ours": [HISTORY], "keras": [HISTORY]})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "keras", "training", "validation"]
     lines = figure.axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["-", "-", "--", "--"] * 2
     assert len({line.get_color() for line in lines}) == 2
 
 
+def test_the_test_data_s_figure_is_a_dot_at_the_mean_of_the_repetitions():
+    repetitions = [[{"accuracy": 0.5}, {"accuracy": 0.6, "test_accuracy": value}] for value in (0.25, 0.75)]
+    figure = training_plots.learning_curves({"ours": repetitions}, "accuracy")
+    dots = figure.axes[0].lines[-1]
+    assert (dots.get_marker(), dots.get_linestyle()) == ("o", "None")
+    np.testing.assert_array_equal(dots.get_ydata(), [np.nan, 0.5])
+
+
 def test_a_metric_that_nobody_recorded_is_refused():
     with pytest.raises(ValueError, match="'accuracy'"):
-        training_plots.learning_curves({"ours": HISTORY}, "accuracy")
+        training_plots.learning_curves({"ours": [HISTORY]}, "accuracy")
 
 
 @pytest.mark.parametrize(

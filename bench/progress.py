@@ -1,0 +1,78 @@
+"""How far a run or a contest is: a bar on a terminal; of a contest, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bench.contest import Progress
+from bench.experiments import Experiment, Turn
+from bench.results import Training
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+LINES = 10
+"""Lines of a whole contest where there is no terminal; one for each repetition, if those are more."""
+
+
+def bar(console: Console) -> Bar:
+    """A bar with how many are done, what is being done, and the time left; used in a ``with`` statement."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=600,
+    )
+
+
+@contextmanager
+def of_repetition(
+    console: Console, experiment: Experiment, repetition: int, place: int, count: int
+) -> Iterator[Progress]:
+    """Show the turns of a repetition, which is number ``place``, from 1, of ``count`` that are to be done."""
+    name = f"{place}/{count} {experiment.name}, repetition {repetition + 1}"
+    turns = experiment.steps or experiment.epochs
+    if console.is_terminal:
+        with bar(console) as shown:
+            task = shown.add_task(f"{name}: starting", total=turns)
+
+            def move(rows: Sequence[Training], turn: Turn) -> None:
+                shown.update(task, completed=_done(rows), description=f"{name}: {_figures(rows)}")
+
+            yield move
+        return
+    every = math.ceil(turns / max(1, LINES // count))
+    what = "step" if experiment.steps else "epoch"
+
+    def write(rows: Sequence[Training], turn: Turn) -> None:
+        done = _done(rows)
+        if done % every == 0 or done == turns:
+            console.print(f"{name}, {what} {done} of {turns}: {_figures(rows)}", soft_wrap=True, highlight=False)
+
+    yield write
+
+
+def _done(rows: Sequence[Training]) -> int:
+    """Turns that have been."""
+    return max(len(row.seconds) for row in rows)
+
+
+def _figures(rows: Sequence[Training]) -> str:
+    """For each contestant the last turn's seconds, loss and accuracy, or what became of it."""
+    return "; ".join(
+        f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, accuracy {row.accuracies[-1]:.4f}"
+        if row.status == "OK"
+        else f"{row.contestant} {row.status.lower()}"
+        for row in rows
+    )
