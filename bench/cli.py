@@ -448,7 +448,7 @@ def train(
     with Contest(taking_part, seed) as contest:
         try:
             for place, (experiment, repetition) in enumerate(todo, start=1):
-                with of_repetition(_console(stderr=True), experiment, repetition, place, len(todo)) as progress:
+                with of_repetition(_console(stderr=True), experiment, place, len(todo)) as progress:
                     store.add_trainings(current, contest.run(experiment, repetition, progress))
                 for found in contest.learned() if weights or plots else ():
                     if weights:

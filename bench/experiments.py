@@ -63,11 +63,6 @@ class Experiment:
     learning_rate: float = LEARNING_RATE
 
     @property
-    def name(self) -> str:
-        """The published number, where there is one, and the data set."""
-        return self.dataset if self.id == self.dataset else f"{self.id} {self.dataset}"
-
-    @property
     def plan(self) -> str:
         """How it is trained, in words."""
         size = f"{self.batches} batches" if self.batches else f"batches of {self.batch}"

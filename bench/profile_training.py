@@ -147,7 +147,7 @@ def profile_problem(problem: Problem, implementation: str, steps: int = STEPS) -
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """All thread pools of this process at one size. Raises SpecError for more threads than it can have."""
-    most = numba.config.NUMBA_NUM_THREADS
+    most, before = numba.config.NUMBA_NUM_THREADS, numba.get_num_threads()
     if count > most:
         raise SpecError(f"{count} threads are more than the {most} of this process; give fewer with --threads")
     process.set_threads(None, count)
@@ -155,7 +155,7 @@ def threads(count: int) -> Iterator[None]:
         with threadpool_limits(count):
             yield
     finally:
-        process.set_threads(None, most)
+        process.set_threads(None, before)
 
 
 def first_step(text: str, image_shape: Shape, batch: int, clock: Clock = CLOCK) -> float:

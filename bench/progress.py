@@ -23,32 +23,32 @@ def bar(console: Console) -> Bar:
     """A bar with how many are done, what is being done, and the time left; used in a ``with`` statement."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
+    whole = Column(no_wrap=True)  # where there is little room the text is broken, and nothing else is
     return Bar(
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=24, table_column=whole),
+        MofNCompleteColumn(table_column=whole),
+        TextColumn("{task.description}", table_column=Column()),
+        TimeElapsedColumn(table_column=whole),
+        TextColumn("left", table_column=whole),
+        TimeRemainingColumn(table_column=whole),
         console=console,
         speed_estimate_period=600,
     )
 
 
 @contextmanager
-def of_repetition(
-    console: Console, experiment: Experiment, repetition: int, place: int, count: int
-) -> Iterator[Progress]:
+def of_repetition(console: Console, experiment: Experiment, place: int, count: int) -> Iterator[Progress]:
     """Show the turns of a repetition, which is number ``place``, from 1, of ``count`` that are to be done."""
-    name = f"{place}/{count} {experiment.name}, repetition {repetition + 1}"
     turns = experiment.steps or experiment.epochs
     if console.is_terminal:
         with bar(console) as shown:
-            task = shown.add_task(f"{name}: starting", total=turns)
+            task = shown.add_task(f"{place}/{count} starting", total=turns)
 
             def move(rows: Sequence[Training], turn: Turn) -> None:
-                shown.update(task, completed=_done(rows), description=f"{name}: {_figures(rows)}")
+                text = f"{place}/{count} {_name(rows)}: {_figures(rows)}"
+                shown.update(task, completed=_done(rows), description=text)
 
             yield move
         return
@@ -58,9 +58,14 @@ def of_repetition(
     def write(rows: Sequence[Training], turn: Turn) -> None:
         done = _done(rows)
         if done % every == 0 or done == turns:
-            console.print(f"{name}, {what} {done} of {turns}: {_figures(rows)}", soft_wrap=True, highlight=False)
+            line = f"{place}/{count} {_name(rows)}, {what} {done} of {turns}: {_figures(rows)}"
+            console.print(line, soft_wrap=True, highlight=False)
 
     yield write
+
+
+def _name(rows: Sequence[Training]) -> str:
+    return f"{rows[0].name}, repetition {rows[0].repetition + 1}"
 
 
 def _done(rows: Sequence[Training]) -> int:
@@ -69,9 +74,9 @@ def _done(rows: Sequence[Training]) -> int:
 
 
 def _figures(rows: Sequence[Training]) -> str:
-    """For each contestant the last turn's seconds, loss and accuracy, or what became of it."""
+    """For each contestant the last turn's seconds, loss and share of right answers, or what became of it."""
     return "; ".join(
-        f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, accuracy {row.accuracies[-1]:.4f}"
+        f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, {row.accuracies[-1]:.1%} right"
         if row.status == "OK"
         else f"{row.contestant} {row.status.lower()}"
         for row in rows

@@ -19,13 +19,13 @@ def profile_report(
     run: Run, profiles: Mapping[tuple[str, str], Profile], ceiling_gflops: float | None = None
 ) -> Report:
     """A table for each network and implementation that was asked for; the frame has the parts of all."""
-    tables = tuple(profile_table(profile, ceiling_gflops) for profile in profiles.values())
+    tables = tuple(profile_table(profile, ceiling_gflops, ", ".join(names)) for names, profile in profiles.items())
     frames = {key: table.frame for key, table in zip(profiles, tables, strict=True)}
     frame = pd.concat(frames, names=["network", "asked_for", "part"]).reset_index(["network", "asked_for"])
     return Report(heading(run, ()), tables, frame)
 
 
-def profile_table(profile: Profile, ceiling_gflops: float | None = None) -> Table:
+def profile_table(profile: Profile, ceiling_gflops: float | None = None, name: str = "network") -> Table:
     """Per layer and direction, in the order of a step: time, share of the step, GFLOP/s, implementation, problem.
 
     ``ceiling_gflops``: the machine's measured rate, which each part's is then held against.
@@ -51,7 +51,7 @@ def profile_table(profile: Profile, ceiling_gflops: float | None = None) -> Tabl
         f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",
     )
     left = ("layer", "direction", "implementation", "problem")
-    title = f"Training step of {profile.structure}"
+    title = f"Training step of {name}: {profile.structure}"
     return Table(title, tuple(columns), (Section("", tuple(lines)),), frame, left, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -241,7 +242,7 @@ def profile(found: Profile, title: str = "") -> Figure:
 
 def _lines(*parts: str) -> str:
     """The lines of a heading; a structure that is too long for one is broken between layers."""
-    return "\n".join(textwrap.fill(part.replace(";", "; "), HEADING) for part in parts if part)
+    return "\n".join(textwrap.fill(re.sub(r";(?=\S)", "; ", part), HEADING) for part in parts if part)
 
 
 def _gallery(pictures: Sequence[Array], captions: Sequence[str], title: str, **look: Any) -> Figure:

@@ -176,10 +176,19 @@ def test_training_is_stored_repetition_by_repetition_and_gone_on_with(tmp_path):
     assert "F();D(10,sm);  1 epochs, batches of 32" in first.output
     second = invoke(*words, "--repetitions", "2", "--resume", "--csv", str(table))
     assert "run 1: 1 of 2 done, 1 to go" in second.output
+    assert "1/1 digits, repetition 2, epoch 1 of 1: ours " in second.stderr
     store = Store(db)
     assert [row.repetition for row in store.trainings()] == [0, 1]
     store.close()
     assert len(table.read_text().splitlines()) == 3
+
+
+def test_figures_are_drawn_of_what_was_trained(tmp_path):
+    words = ("--structure", "F();D(10,sm);", "--epochs", "2", "--repetitions", "2", "--against", "none")
+    result = invoke(*words, "--threads", "1", "--db", str(tmp_path / "a.sqlite"), "--plots", str(tmp_path / "plots"))
+    assert result.exit_code == 0, result.output
+    found = sorted(path.stem for path in (tmp_path / "plots").iterdir())
+    assert found == ["digits-accuracy", "digits-loss", "digits-ours-confusion", "digits-ours-mistakes"]
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,31 @@ def test_the_most_certain_mistakes_come_first():
     assert figure.get_suptitle().startswith("3 of 4 misclassified")
 
 
+def test_long_names_stand_on_two_lines():
+    names = ("a cat with a hat", "a dog")
+    figure = training_plots.misclassified(
+        np.zeros((1, 4, 4, 1)), np.array([0]), np.array([[0.25, 0.75]]), names, "pets"
+    )
+    assert captions(figure) == ["a cat with a hat >\na dog\n75%"]
+    assert figure.get_suptitle().startswith("pets\n1 of 1 misclassified; true")
+
+
+def test_a_long_structure_is_broken_between_layers():
+    structure = "C(3,16,r);" * 20
+    figure = training_plots.learning_curves({"ours": [HISTORY]}, title=structure)
+    *lines, _ = figure.get_suptitle().splitlines()
+    assert max(map(len, lines)) <= training_plots.HEADING
+    assert all(line.endswith(";") for line in lines)
+    assert "".join(lines).replace(" ", "") == structure
+
+
+@pytest.mark.parametrize(("last", "digits"), [(0.5, "56789"), (0.001, "25")], ids=["narrow", "decades"])
+def test_only_so_many_losses_between_powers_of_ten_are_named_as_there_is_room_for(last, digits):
+    axis = training_plots.learning_curves({"ours": [[{"loss": 1.5}, {"loss": last}]]}).axes[0]
+    low, high = axis.get_ylim()
+    assert {f"{tick:e}"[0] for tick in axis.yaxis.get_minorticklocs() if low < tick < high} == set(digits)
+
+
 def test_a_network_without_mistakes_has_no_gallery_of_them():
     with pytest.raises(ValueError, match="no image"):
         training_plots.misclassified(np.zeros((3, 4, 4, 1)), np.arange(3), np.eye(3), NAMES)
