@@ -42,12 +42,13 @@ def profile_table(profile: Profile, ceiling_gflops: float | None = None, name: s
     if ceiling_gflops is not None:
         frame["of_ceiling"] = frame["gflops"] / ceiling_gflops
         columns["of ceiling"] = [*(MISSING if share != share else f"{share:.1%}" for share in frame["of_ceiling"]), ""]
-    for name in ("implementation", "problem"):
-        columns[name] = [*(text or MISSING for text in frame[name]), ""]
+    for column in ("implementation", "problem"):
+        columns[column] = [*(text or MISSING for text in frame[column]), ""]
     lines = [Line(cells) for cells in zip(*columns.values(), strict=True)]
     lines[-1] = replace(lines[-1], strong=True)
     notes = (
         f"medians over {profile.steps} steps of {profile.batch} samples; lines without a layer are around them",
+        "share: of the median step; medians of parts need not add up to it where the machine is disturbed",
         f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",
     )
     left = ("layer", "direction", "implementation", "problem")

@@ -125,6 +125,8 @@ def test_the_command_prints_the_profile_and_writes_it(tmp_path):
     words = ("--structure", TEXT, "--batch", "4", "--steps", "2", "--threads", "1", "--impl", "auto", "--impl", "numpy")
     result = train(*words, "--csv", str(path), "--plots", str(pictures))
     assert result.exit_code == 0, result.output
+    titles = [line for line in result.stdout.splitlines() if line.startswith("Training step of")]
+    assert titles == [f"Training step of network, {name}: {TEXT};" for name in ("auto", "numpy")]
     assert "dense:4x18,u3" in result.stdout
     assert "beyond the layers" in result.stdout
     heading, first, *_ = path.read_text().splitlines()
