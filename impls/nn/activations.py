@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.nn.parts import cut, parts_for
+from impls.parts import cut, parts_for
 from impls.numba_setup import njit, prange
 
 Array = npt.NDArray[Any]
