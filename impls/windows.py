@@ -89,11 +89,6 @@ def tiles(spec: PoolSpec) -> bool:
     return spec.step == spec.pool and all(out * pool - before >= side for side, out, pool, (before, _) in sides)
 
 
-def line_length(values: int) -> int:
-    """``values`` rounded up to whole cache lines of float32, so that neighbours' scratch lines share none."""
-    return -(-values // 16) * 16
-
-
 OPENCV_CHANNELS = 128
 """Channels of one image that every version of OpenCV takes."""
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.parts import cut, parts_for
 from impls.numba_setup import njit, prange
+from impls.parts import cut, parts_for
 
 Array = npt.NDArray[Any]
 

@@ -22,9 +22,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from impls.parts import cut, parts_for
 from impls.nn.schedules import Schedule
 from impls.numba_setup import njit, prange
+from impls.parts import cut, parts_for
 from impls.specs import SpecError
 
 Array = npt.NDArray[Any]
