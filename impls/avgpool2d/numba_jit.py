@@ -12,7 +12,7 @@ import numpy as np
 
 from impls.contract import DIRECT, Implementation, Plan
 from impls.numba_setup import njit, prange
-from impls.parts import parts_for
+from impls.parts import parts_for, shared
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
 from impls.vectors import LANES, add, divide, first_lanes, load, spread, store, under
 from impls.windows import float32_only, tiles
@@ -31,7 +31,7 @@ def mean_of(x, at, rows, columns, line, channels, lanes):
     return divide(total, spread(np.float32(rows * columns)))
 
 
-@njit(parallel=True)
+@shared
 def forward(x, out, x_shape, y_shape, pool, step, before, parts):
     """Fill flat ``out`` from flat x, both NHWC; each part takes its share of the rows of ``out``."""
     batch, height, width, channels = x_shape
@@ -58,7 +58,7 @@ def forward(x, out, x_shape, y_shape, pool, step, before, parts):
                     store(mean, out, (row * out_w + j) * channels + c, lanes)
 
 
-@njit(parallel=True)
+@shared
 def grad_input_of_tiles(dy, dx, x_shape, y_shape, pool, step, before, parts):
     """Fill flat ``dx`` from flat dy where every pixel is under one window; parts share the rows of dy."""
     batch, height, width, channels = x_shape
@@ -79,7 +79,7 @@ def grad_input_of_tiles(dy, dx, x_shape, y_shape, pool, step, before, parts):
                             store(share, dx, h * line + w * channels + c, lanes)
 
 
-@njit(parallel=True)
+@shared
 def grad_input(dy, dx, x_shape, y_shape, pool, step, before, rows, columns, parts):
     """Fill flat ``dx`` from flat dy; rows[h] and columns[w]: (first, past the last) of the windows over it."""
     batch, height, width, channels = x_shape
@@ -111,24 +111,23 @@ class NumbaAverage(Plan):
         spec = self.spec
         before = spec.pads[0][0], spec.pads[1][0]
         self.geometry = (spec.x_shape, spec.y_shape, spec.pool, spec.step, before)
-        self.size = math.prod(spec.x_shape)
+        self.parts = parts_for(math.prod(spec.x_shape), SERIAL_BELOW)
         if tiles(spec):
             self.spread, self.windows = grad_input_of_tiles, ()
         else:
             axes = zip(spec.x_shape[1:3], spec.pool, spec.step, before, spec.y_shape[1:3], strict=True)
             self.spread, self.windows = grad_input, tuple(_windows_over(*axis) for axis in axes)
-        nothing = np.empty(0, np.float32)
+        nothing, empty = np.empty(0, np.float32), ((0, *spec.x_shape[1:]), (0, *spec.y_shape[1:]), *self.geometry[2:])
         if FORWARD in self.directions:
-            forward(nothing, nothing, *self.geometry, 0)
+            forward(nothing, nothing, *empty, self.parts)
         if GRAD_INPUT in self.directions:
-            self.spread(nothing, nothing, *self.geometry, *self.windows, 0)
+            self.spread(nothing, nothing, *empty, *self.windows, self.parts)
 
     def forward(self, x, out):
-        forward(x.reshape(-1), out.reshape(-1), *self.geometry, parts_for(self.size, SERIAL_BELOW))
+        forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.parts)
 
     def grad_input(self, x, y, dy, dx):
-        parts = parts_for(self.size, SERIAL_BELOW)
-        self.spread(dy.reshape(-1), dx.reshape(-1), *self.geometry, *self.windows, parts)
+        self.spread(dy.reshape(-1), dx.reshape(-1), *self.geometry, *self.windows, self.parts)
 
 
 def _windows_over(side, pool, step, before, out):

@@ -13,7 +13,7 @@ import numpy as np
 
 from impls.contract import DIRECT, Implementation, Plan
 from impls.numba_setup import njit, prange
-from impls.parts import parts_for
+from impls.parts import parts_for, shared
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
 from impls.vectors import (
     LANES,
@@ -53,7 +53,7 @@ def largest_of(x, at, rows, columns, line, channels, lanes):
     return select(nan, spread(NAN), largest)
 
 
-@njit(parallel=True)
+@shared
 def forward(x, out, x_shape, y_shape, pool, step, before, parts):
     """Fill flat ``out`` from flat x, both NHWC; each part takes its share of the rows of ``out``."""
     batch, height, width, channels = x_shape
@@ -94,7 +94,7 @@ def give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, tiles):
             rest = select(hit, nothing, rest)
 
 
-@njit(parallel=True)
+@shared
 def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, tiles, parts):
     """Fill flat ``dx``, all NHWC; each part takes its share of the rows of y, of whole samples where these overlap."""
     batch, height, width, channels = x_shape
@@ -142,20 +142,20 @@ class NumbaMax(Plan):
         spec = self.spec
         before = spec.pads[0][0], spec.pads[1][0]
         self.geometry = (spec.x_shape, spec.y_shape, spec.pool, spec.step, before)
-        self.size = math.prod(spec.x_shape)
+        self.parts = parts_for(math.prod(spec.x_shape), SERIAL_BELOW)
         self.tiles = tiles(spec)
-        nothing = np.empty(0, np.float32)
+        nothing, empty = np.empty(0, np.float32), ((0, *spec.x_shape[1:]), (0, *spec.y_shape[1:]), *self.geometry[2:])
         if FORWARD in self.directions:
-            forward(nothing, nothing, *self.geometry, 0)
+            forward(nothing, nothing, *empty, self.parts)
         if GRAD_INPUT in self.directions:
-            grad_input(nothing, nothing, nothing, nothing, *self.geometry, self.tiles, 0)
+            grad_input(nothing, nothing, nothing, nothing, *empty, self.tiles, self.parts)
 
     def forward(self, x, out):
-        forward(x.reshape(-1), out.reshape(-1), *self.geometry, parts_for(self.size, SERIAL_BELOW))
+        forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.parts)
 
     def grad_input(self, x, y, dy, dx):
         flat = (array.reshape(-1) for array in (x, y, dy, dx))
-        grad_input(*flat, *self.geometry, self.tiles, parts_for(self.size, SERIAL_BELOW))
+        grad_input(*flat, *self.geometry, self.tiles, self.parts)
 
 
 IMPL = Implementation(NumbaMax, algorithm=DIRECT, why_not=float32_only, note="vectors of channels, parallel over rows")
