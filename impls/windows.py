@@ -83,9 +83,10 @@ def blocks(spec: PoolSpec) -> list[slice]:
     return [slice(first, min(first + size, spec.batch)) for first in range(0, spec.batch, size)]
 
 
-def line_length(values: int) -> int:
-    """``values`` rounded up to whole cache lines of float32, so that neighbours' scratch lines share none."""
-    return -(-values // 16) * 16
+def tiles(spec: PoolSpec) -> bool:
+    """Whether every pixel is under exactly one window."""
+    sides = zip((spec.height, spec.width), spec.y_shape[1:3], spec.pool, spec.pads, strict=True)
+    return spec.step == spec.pool and all(out * pool - before >= side for side, out, pool, (before, _) in sides)
 
 
 OPENCV_CHANNELS = 128

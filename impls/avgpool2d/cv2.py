@@ -18,7 +18,7 @@ import numpy as np
 
 from impls.contract import DIRECT, Implementation, Plan
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.windows import OPENCV_CHANNELS, Stack, counts, float32_only, stacked
+from impls.windows import OPENCV_CHANNELS, Stack, counts, float32_only, stacked, tiles
 
 
 class OpenCVAverage(Plan):
@@ -85,8 +85,7 @@ class OpenCVAverage(Plan):
 def _tiles(spec):
     """Whether windows cover every pixel once, have an area that is a power of two, and OpenCV takes the channels."""
     return (
-        spec.step == spec.pool
-        and spec.height % spec.pool[0] == 0 == spec.width % spec.pool[1]
+        tiles(spec)
         and not any(map(any, spec.pads))
         and math.log2(spec.terms).is_integer()
         and spec.channels <= OPENCV_CHANNELS

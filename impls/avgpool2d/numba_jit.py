@@ -1,107 +1,141 @@
-"""Loops compiled by Numba: rows in parallel, contiguous innermost loops that vectorise.
+"""Loops over windows in vectors of channels, compiled by Numba: each sum stays in a register, each value is read once.
 
-Forward sums over the rows of a window first, over a whole line of W * C values, then over its columns: PH + PW passes
-instead of PH * PW, and the first of them is wide however few the channels. The gradient is its transpose: a line of
-shares summed over the windows above a row, then spread over their columns.
+Where windows tile the image the gradient spreads a window's share over its pixels; elsewhere each pixel adds up the
+shares of the windows over it. Either way every pixel is written once.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from impls.contract import DIRECT, Implementation, Plan
-from impls.numba_setup import njit, numba, prange
+from impls.numba_setup import njit, prange
+from impls.parts import parts_for, shared
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.windows import counts, float32_only, line_length
+from impls.vectors import LANES, add, divide, first_lanes, load, spread, store, under
+from impls.windows import float32_only, tiles
 
-PARTS = numba.config.NUMBA_NUM_THREADS
-"""Bands of rows computed in parallel; each has its own scratch, and the result does not depend on their number."""
+SERIAL_BELOW = 1 << 15
+"""Pixels times channels: fewer take less time than waking a second thread."""
 
 
 @njit
-def windows_over(pixel, pool, step, out):
-    """(first, past the last) of the windows over a pixel of the padded image."""
-    return max(0, (pixel - pool) // step + 1), min(out, pixel // step + 1)
+def mean_of(x, at, rows, columns, line, channels, lanes):
+    """The mean of a window whose first pixel is at ``at``; its rows are ``line`` values apart."""
+    total = spread(np.float32(0))
+    for h in range(rows):
+        for w in range(columns):
+            total = add(total, load(x, at + h * line + w * channels, lanes))
+    return divide(total, spread(np.float32(rows * columns)))
 
 
-@njit(parallel=True)
-def forward(x, out, counts, pool, step, before, lines):
-    """Fill ``out`` (N, OH, OW, C) from x (N, H, W * C); band p uses ``lines[p]``, at least W * C values."""
-    _, height, length = x.shape
-    batch, out_h, out_w, channels = out.shape
-    for part in prange(len(lines)):
-        line = lines[part]
-        for row in range(batch * out_h * part // len(lines), batch * out_h * (part + 1) // len(lines)):
+@shared
+def forward(x, out, x_shape, y_shape, pool, step, before, parts):
+    """Fill flat ``out`` from flat x, both NHWC; each part takes its share of the rows of ``out``."""
+    batch, height, width, channels = x_shape
+    _, out_h, out_w, _ = y_shape
+    line = width * channels
+    for part in prange(parts):
+        for row in range(batch * out_h * part // parts, batch * out_h * (part + 1) // parts):
             n, i = row // out_h, row % out_h
-            top = i * step[0] - before[0]
-            line[:length] = x[n, max(top, 0)]
-            for h in range(max(top, 0) + 1, min(top + pool[0], height)):
-                for t in range(length):
-                    line[t] += x[n, h, t]
-            for j in range(out_w):
-                left = j * step[1] - before[1]
-                first = max(left, 0) * channels
-                for c in range(channels):
-                    out[n, i, j, c] = line[first + c]
-                for w in range(max(left, 0) + 1, min(left + pool[1], length // channels)):
-                    for c in range(channels):
-                        out[n, i, j, c] += line[w * channels + c]
-                for c in range(channels):
-                    out[n, i, j, c] /= counts[i, j]
-
-
-@njit(parallel=True)
-def grad_input(dy, dx, counts, pool, step, before, lines):
-    """Fill ``dx`` (N, H, W, C) from dy (N, OH, OW, C); band p uses ``lines[p]``, at least OW * C values."""
-    batch, height, width, channels = dx.shape
-    _, out_h, out_w, _ = dy.shape
-    for part in prange(len(lines)):
-        line = lines[part]
-        for row in range(batch * height * part // len(lines), batch * height * (part + 1) // len(lines)):
-            n, h = row // height, row % height
-            line[: out_w * channels] = 0
-            for i in range(*windows_over(h + before[0], pool[0], step[0], out_h)):
+            top, bottom = under(i, pool[0], step[0], before[0], height)
+            for c in range(0, channels, LANES):
+                lanes = first_lanes(channels - c)
                 for j in range(out_w):
-                    for c in range(channels):
-                        line[j * channels + c] += dy[n, i, j, c] / counts[i, j]
-            for w in range(width):
-                dx[n, h, w] = 0
-                for j in range(*windows_over(w + before[1], pool[1], step[1], out_w)):
-                    for c in range(channels):
-                        dx[n, h, w, c] += line[j * channels + c]
+                    left, right = under(j, pool[1], step[1], before[1], width)
+                    size = (bottom - top, right - left)
+                    at = (n * height + top) * line + left * channels + c
+                    if size == (2, 2):  # with constants LLVM unrolls the loops
+                        mean = mean_of(x, at, 2, 2, line, channels, lanes)
+                    elif size == (3, 3):
+                        mean = mean_of(x, at, 3, 3, line, channels, lanes)
+                    elif size == (4, 4):
+                        mean = mean_of(x, at, 4, 4, line, channels, lanes)
+                    else:
+                        mean = mean_of(x, at, *size, line, channels, lanes)
+                    store(mean, out, (row * out_w + j) * channels + c, lanes)
+
+
+@shared
+def grad_input_of_tiles(dy, dx, x_shape, y_shape, pool, step, before, parts):
+    """Fill flat ``dx`` from flat dy where every pixel is under one window; parts share the rows of dy."""
+    batch, height, width, channels = x_shape
+    _, out_h, out_w, _ = y_shape
+    line = width * channels
+    for part in prange(parts):
+        for row in range(batch * out_h * part // parts, batch * out_h * (part + 1) // parts):
+            n, i = row // out_h, row % out_h
+            top, bottom = under(i, pool[0], step[0], before[0], height)
+            for c in range(0, channels, LANES):
+                lanes = first_lanes(channels - c)
+                for j in range(out_w):
+                    left, right = under(j, pool[1], step[1], before[1], width)
+                    pixels = spread(np.float32((bottom - top) * (right - left)))
+                    share = divide(load(dy, (row * out_w + j) * channels + c, lanes), pixels)
+                    for h in range(n * height + top, n * height + bottom):
+                        for w in range(left, right):
+                            store(share, dx, h * line + w * channels + c, lanes)
+
+
+@shared
+def grad_input(dy, dx, x_shape, y_shape, pool, step, before, rows, columns, parts):
+    """Fill flat ``dx`` from flat dy; rows[h] and columns[w]: (first, past the last) of the windows over it."""
+    batch, height, width, channels = x_shape
+    _, out_h, out_w, _ = y_shape
+    for part in prange(parts):
+        for row in range(batch * height * part // parts, batch * height * (part + 1) // parts):
+            n, h = row // height, row % height
+            for c in range(0, channels, LANES):
+                lanes = first_lanes(channels - c)
+                for w in range(width):
+                    total = spread(np.float32(0))
+                    for i in range(rows[h, 0], rows[h, 1]):
+                        top, bottom = under(i, pool[0], step[0], before[0], height)
+                        for j in range(columns[w, 0], columns[w, 1]):
+                            left, right = under(j, pool[1], step[1], before[1], width)
+                            pixels = spread(np.float32((bottom - top) * (right - left)))
+                            window = ((n * out_h + i) * out_w + j) * channels + c
+                            total = add(total, divide(load(dy, window, lanes), pixels))
+                    store(total, dx, (row * width + w) * channels + c, lanes)
 
 
 class NumbaAverage(Plan):
-    """Every row of a band one after the other, all channels of a pixel at a time."""
+    """One window, or one pixel of the gradient, after the other, LANES channels at a time."""
 
     spec: PoolSpec
     offers = (FORWARD, GRAD_INPUT)
 
-    @classmethod
-    def scratch_bytes(cls, spec, directions):
-        return 4 * PARTS * _line_length(spec)
-
     def prepare(self):
         spec = self.spec
-        counted = counts(spec)[..., 0].astype(np.float32)
-        lines = self.scratch((PARTS, _line_length(spec)))
-        self.geometry = (counted, spec.pool, spec.step, (spec.pads[0][0], spec.pads[1][0]), lines)
-        nothing = np.empty((0, 1, 1, 1), np.float32)
+        before = spec.pads[0][0], spec.pads[1][0]
+        self.geometry = (spec.x_shape, spec.y_shape, spec.pool, spec.step, before)
+        self.parts = parts_for(math.prod(spec.x_shape), SERIAL_BELOW)
+        if tiles(spec):
+            self.spread, self.windows = grad_input_of_tiles, ()
+        else:
+            axes = zip(spec.x_shape[1:3], spec.pool, spec.step, before, spec.y_shape[1:3], strict=True)
+            self.spread, self.windows = grad_input, tuple(_windows_over(*axis) for axis in axes)
+        nothing, empty = np.empty(0, np.float32), ((0, *spec.x_shape[1:]), (0, *spec.y_shape[1:]), *self.geometry[2:])
         if FORWARD in self.directions:
-            self.forward(nothing, nothing)
+            forward(nothing, nothing, *empty, self.parts)
         if GRAD_INPUT in self.directions:
-            self.grad_input(nothing, nothing, nothing, nothing)
+            self.spread(nothing, nothing, *empty, *self.windows, self.parts)
 
     def forward(self, x, out):
-        forward(x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]), out, *self.geometry)
+        forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.parts)
 
     def grad_input(self, x, y, dy, dx):
-        grad_input(dy, dx, *self.geometry)
+        self.spread(dy.reshape(-1), dx.reshape(-1), *self.geometry, *self.windows, self.parts)
 
 
-def _line_length(spec):
-    """Values of the longer line: of pixels in forward, of windows in the gradient."""
-    return line_length(max(spec.width, spec.y_shape[2]) * spec.channels)
+def _windows_over(side, pool, step, before, out):
+    """(side, 2): the first and past the last of the windows over each pixel of an axis."""
+    pixels = np.arange(side) + before
+    return np.stack([np.maximum((pixels - pool) // step + 1, 0), np.minimum(pixels // step + 1, out)], axis=1)
 
 
-IMPL = Implementation(NumbaAverage, algorithm=DIRECT, why_not=float32_only, note="parallel over bands of rows")
+IMPL = Implementation(
+    NumbaAverage, algorithm=DIRECT, why_not=float32_only, note="vectors of channels, parallel over rows"
+)

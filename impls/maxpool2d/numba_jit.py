@@ -1,113 +1,161 @@
-"""Loops compiled by Numba: bands of rows in parallel, contiguous innermost loops that vectorise.
+"""Loops over windows in vectors of channels, compiled by Numba: every window is read once, its maximum in a register.
 
-Forward takes the maximum over the rows of a window first, over a whole line of W * C values, then over its columns:
-PH + PW passes instead of PH * PW, and the first of them is wide however few the channels.
+The gradient keeps what a window has to give in a register too, until the first maximum takes it. Rows of dx are
+cleared right before the first window that reaches them, so that they are in cache when it does; where windows tile
+the image, each pixel is written once.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from impls.contract import DIRECT, Implementation, Plan
-from impls.numba_setup import njit, numba, prange
+from impls.numba_setup import njit, prange
+from impls.parts import parts_for, shared
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.windows import float32_only, line_length
+from impls.vectors import (
+    LANES,
+    above,
+    add,
+    clear,
+    either,
+    equal,
+    first_lanes,
+    is_nan,
+    load,
+    select,
+    spread,
+    store,
+    under,
+)
+from impls.windows import float32_only, tiles
 
-PARTS = numba.config.NUMBA_NUM_THREADS
-"""Bands of rows computed in parallel; each has its own scratch, and the result does not depend on their number."""
+SERIAL_BELOW = 1 << 15
+"""Pixels times channels: fewer take less time than waking a second thread."""
 
-
-@njit
-def larger(a, b):
-    """The larger of two numbers; NaN if either is."""
-    return b if b > a or b != b else a
-
-
-@njit(parallel=True)
-def forward(x, out, pool, step, before, lines):
-    """Fill ``out`` (N, OH, OW, C) from x (N, H, W * C); band p uses ``lines[p]``, at least W * C values."""
-    _, height, length = x.shape
-    batch, out_h, out_w, channels = out.shape
-    for part in prange(len(lines)):
-        line = lines[part]
-        for row in range(batch * out_h * part // len(lines), batch * out_h * (part + 1) // len(lines)):
-            n, i = row // out_h, row % out_h
-            top = i * step[0] - before[0]
-            line[:length] = x[n, max(top, 0)]
-            for h in range(max(top, 0) + 1, min(top + pool[0], height)):
-                for t in range(length):
-                    line[t] = larger(line[t], x[n, h, t])
-            for j in range(out_w):
-                left = j * step[1] - before[1]
-                first = max(left, 0) * channels
-                for c in range(channels):
-                    out[n, i, j, c] = line[first + c]
-                for w in range(max(left, 0) + 1, min(left + pool[1], length // channels)):
-                    for c in range(channels):
-                        out[n, i, j, c] = larger(out[n, i, j, c], line[w * channels + c])
+LOWEST, NAN = np.float32(-np.inf), np.float32(np.nan)
 
 
 @njit
-def give(x, y, rest, dx):
-    """Where x is the maximum y, move ``rest`` to ``dx``: the next pixel that equals y is given 0."""
-    for c in range(len(x)):
-        hit = x[c] == y[c] or x[c] != x[c]
-        dx[c] += rest[c] if hit else np.float32(0)
-        rest[c] = np.float32(0) if hit else rest[c]
+def largest_of(x, at, rows, columns, line, channels, lanes):
+    """The maximum of a window whose first pixel is at ``at``; its rows are ``line`` values apart. NaN wins.
 
-
-@njit(parallel=True)
-def grad_input(x, y, dy, dx, pool, step, before, lines):
-    """Fill ``dx``; band p computes the windows over its rows of all images, with ``lines[p]``, two of >= C values.
-
-    The first line holds a window's gradient until the maximum is met, the second takes what belongs to another band.
+    NaN is looked for apart, so that a step from one maximum to the next is a single instruction.
     """
-    batch, height, width, channels = x.shape
-    _, out_h, out_w, _ = y.shape
-    for part in prange(len(lines)):
-        rest, elsewhere = lines[part, 0, :channels], lines[part, 1, :channels]
-        elsewhere[:] = 0
-        first, last = batch * height * part // len(lines), batch * height * (part + 1) // len(lines)
-        for n in range(first // height, (last + height - 1) // height):
-            start, stop = max(first - n * height, 0), min(last - n * height, height)
-            dx[n, start:stop] = 0
-            lowest = max(0, (start + before[0] - pool[0]) // step[0] + 1)
-            for i in range(lowest, min(out_h, (stop - 1 + before[0]) // step[0] + 1)):
-                top = i * step[0] - before[0]
+    largest, nan = spread(LOWEST), first_lanes(0)
+    for h in range(rows):
+        for w in range(columns):
+            pixel = load(x, at + h * line + w * channels, lanes)
+            largest = select(above(pixel, largest), pixel, largest)
+            nan = either(nan, is_nan(pixel))
+    return select(nan, spread(NAN), largest)
+
+
+@shared
+def forward(x, out, x_shape, y_shape, pool, step, before, parts):
+    """Fill flat ``out`` from flat x, both NHWC; each part takes its share of the rows of ``out``."""
+    batch, height, width, channels = x_shape
+    _, out_h, out_w, _ = y_shape
+    line = width * channels
+    for part in prange(parts):
+        for row in range(batch * out_h * part // parts, batch * out_h * (part + 1) // parts):
+            n, i = row // out_h, row % out_h
+            top, bottom = under(i, pool[0], step[0], before[0], height)
+            for c in range(0, channels, LANES):
+                lanes = first_lanes(channels - c)
                 for j in range(out_w):
-                    left = j * step[1] - before[1]
-                    rest[:] = dy[n, i, j]
-                    for h in range(max(top, 0), min(top + pool[0], height)):
-                        for w in range(max(left, 0), min(left + pool[1], width)):
-                            give(x[n, h, w], y[n, i, j], rest, dx[n, h, w] if start <= h < stop else elsewhere)
+                    left, right = under(j, pool[1], step[1], before[1], width)
+                    size = (bottom - top, right - left)
+                    at = (n * height + top) * line + left * channels + c
+                    if size == (2, 2):  # with constants LLVM unrolls the loops
+                        largest = largest_of(x, at, 2, 2, line, channels, lanes)
+                    elif size == (3, 3):
+                        largest = largest_of(x, at, 3, 3, line, channels, lanes)
+                    elif size == (4, 4):
+                        largest = largest_of(x, at, 4, 4, line, channels, lanes)
+                    else:
+                        largest = largest_of(x, at, *size, line, channels, lanes)
+                    store(largest, out, (row * out_w + j) * channels + c, lanes)
+
+
+@njit
+def give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, tiles):
+    """Add ``rest`` to dx where the first maximum of a window is; where windows tile, write all pixels of this one."""
+    nothing = spread(np.float32(0))
+    for h in range(rows):
+        for w in range(columns):
+            place = at + h * line + w * channels
+            pixel = load(x, place, lanes)
+            hit = either(equal(pixel, largest), is_nan(pixel))
+            given = select(hit, rest, nothing)
+            store(given if tiles else add(given, load(dx, place, lanes)), dx, place, lanes)
+            rest = select(hit, nothing, rest)
+
+
+@shared
+def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, tiles, parts):
+    """Fill flat ``dx``, all NHWC; each part takes its share of the rows of y, of whole samples where these overlap."""
+    batch, height, width, channels = x_shape
+    _, out_h, out_w, _ = y_shape
+    line = width * channels
+    unit = 1 if step[0] >= pool[0] else out_h
+    overlap = -(-pool[1] // step[1])
+    units = batch * out_h // unit
+    for part in prange(parts):
+        for row in range(units * part // parts * unit, units * (part + 1) // parts * unit):
+            n, i = row // out_h, row % out_h
+            top, bottom = under(i, pool[0], step[0], before[0], height)
+            if not tiles:
+                cleared = under(i - 1, pool[0], step[0], before[0], height)[1] if i > 0 else 0
+                end = bottom if i + 1 < out_h else height
+                clear(dx, (n * height + cleared) * line, (n * height + end) * line)
+            for c in range(0, channels, LANES):
+                lanes = first_lanes(channels - c)
+                for first in range(overlap):
+                    for j in range(first, out_w, overlap):
+                        left, right = under(j, pool[1], step[1], before[1], width)
+                        rows, columns = bottom - top, right - left
+                        window = (row * out_w + j) * channels + c
+                        largest, rest = load(y, window, lanes), load(dy, window, lanes)
+                        at = (n * height + top) * line + left * channels + c
+                        if tiles and rows == columns == 2:
+                            give(x, dx, at, 2, 2, line, channels, lanes, largest, rest, True)
+                        elif tiles and rows == columns == 4:
+                            give(x, dx, at, 4, 4, line, channels, lanes, largest, rest, True)
+                        elif tiles:
+                            give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, True)
+                        elif rows == columns == 3:
+                            give(x, dx, at, 3, 3, line, channels, lanes, largest, rest, False)
+                        else:
+                            give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, False)
 
 
 class NumbaMax(Plan):
-    """Every window of a band one after the other, all its channels at a time."""
+    """One window after the other, LANES channels at a time."""
 
     spec: PoolSpec
     offers = (FORWARD, GRAD_INPUT)
 
-    @classmethod
-    def scratch_bytes(cls, spec, directions):
-        return 4 * PARTS * max(line_length(spec.width * spec.channels), 2 * line_length(spec.channels))
-
     def prepare(self):
         spec = self.spec
-        self.geometry = (spec.pool, spec.step, (spec.pads[0][0], spec.pads[1][0]))
-        self.lines = self.scratch((PARTS, line_length(spec.width * spec.channels)))
-        self.pairs = self.scratch((PARTS, 2, line_length(spec.channels)))
-        nothing = np.empty((0, 1, 1, 1), np.float32)
+        before = spec.pads[0][0], spec.pads[1][0]
+        self.geometry = (spec.x_shape, spec.y_shape, spec.pool, spec.step, before)
+        self.parts = parts_for(math.prod(spec.x_shape), SERIAL_BELOW)
+        self.tiles = tiles(spec)
+        nothing, empty = np.empty(0, np.float32), ((0, *spec.x_shape[1:]), (0, *spec.y_shape[1:]), *self.geometry[2:])
         if FORWARD in self.directions:
-            self.forward(nothing, nothing)
+            forward(nothing, nothing, *empty, self.parts)
         if GRAD_INPUT in self.directions:
-            self.grad_input(nothing, nothing, nothing, nothing)
+            grad_input(nothing, nothing, nothing, nothing, *empty, self.tiles, self.parts)
 
     def forward(self, x, out):
-        forward(x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]), out, *self.geometry, self.lines)
+        forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.parts)
 
     def grad_input(self, x, y, dy, dx):
-        grad_input(x, y, dy, dx, *self.geometry, self.pairs)
+        flat = (array.reshape(-1) for array in (x, y, dy, dx))
+        grad_input(*flat, *self.geometry, self.tiles, self.parts)
 
 
-IMPL = Implementation(NumbaMax, algorithm=DIRECT, why_not=float32_only, note="parallel over bands of rows")
+IMPL = Implementation(NumbaMax, algorithm=DIRECT, why_not=float32_only, note="vectors of channels, parallel over rows")

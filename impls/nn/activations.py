@@ -13,25 +13,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.nn.parts import cut, parts_for
 from impls.numba_setup import njit, prange
+from impls.parts import cut, parts_for, shared
 
 Array = npt.NDArray[Any]
 
 SERIAL_BELOW = 1 << 14
 """Values: fewer take less time than waking a second thread."""
 
+RELU_SERIAL_BELOW = 1 << 17
+"""The same for relu's gradient, which has no exponential to compute."""
+
 
 def apply(name: str, y: Array) -> None:
     """Replace pre-activations (batch, ..., units) by the activation's values; relu has been applied by its layer."""
     if name in FORWARD:
-        FORWARD[name](_as(name, y), _parts(y))
+        FORWARD[name](_as(name, y), _parts(name, y))
 
 
 def take_back(name: str, y: Array, dy: Array) -> None:
     """Replace the gradient with respect to the activation's values y by the one with respect to what came before."""
     if name in BACKWARD:
-        BACKWARD[name](_as(name, y), _as(name, dy), _parts(y))
+        BACKWARD[name](_as(name, y), _as(name, dy), _parts(name, y))
 
 
 def _as(name: str, values: Array) -> Array:
@@ -39,8 +42,8 @@ def _as(name: str, values: Array) -> Array:
     return values.reshape(-1, values.shape[-1]) if name == "softmax" else values.reshape(-1)
 
 
-def _parts(values: Array) -> int:
-    return parts_for(values.size, SERIAL_BELOW)
+def _parts(name: str, values: Array) -> int:
+    return parts_for(values.size, RELU_SERIAL_BELOW if name == "relu" else SERIAL_BELOW)
 
 
 @njit(inline="always")
@@ -50,7 +53,7 @@ def logistic(z):
     return 1 / (1 + e) if z >= 0 else e / (1 + e)
 
 
-@njit(parallel=True)
+@shared
 def _sigmoid(all_y, parts):
     for part in prange(parts):
         y = cut(all_y, part, parts)
@@ -58,7 +61,7 @@ def _sigmoid(all_y, parts):
             y[i] = logistic(y[i])
 
 
-@njit(parallel=True)
+@shared
 def _sigmoid_back(all_y, all_dy, parts):
     for part in prange(parts):
         y, dy = cut(all_y, part, parts), cut(all_dy, part, parts)
@@ -66,7 +69,7 @@ def _sigmoid_back(all_y, all_dy, parts):
             dy[i] *= y[i] * (1 - y[i])
 
 
-@njit(parallel=True)
+@shared
 def _tanh(all_y, parts):
     for part in prange(parts):
         y = cut(all_y, part, parts)
@@ -74,7 +77,7 @@ def _tanh(all_y, parts):
             y[i] = np.tanh(y[i])
 
 
-@njit(parallel=True)
+@shared
 def _tanh_back(all_y, all_dy, parts):
     for part in prange(parts):
         y, dy = cut(all_y, part, parts), cut(all_dy, part, parts)
@@ -82,7 +85,7 @@ def _tanh_back(all_y, all_dy, parts):
             dy[i] *= 1 - y[i] * y[i]
 
 
-@njit(parallel=True)
+@shared
 def _relu_back(all_y, all_dy, parts):
     for part in prange(parts):
         y, dy = cut(all_y, part, parts), cut(all_dy, part, parts)
@@ -90,7 +93,7 @@ def _relu_back(all_y, all_dy, parts):
             dy[i] = dy[i] if y[i] > 0 else 0
 
 
-@njit(parallel=True)
+@shared
 def _softmax(y, parts):
     for part in prange(parts):
         for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):
@@ -111,7 +114,7 @@ def softmax_row(z):
         z[j] /= total
 
 
-@njit(parallel=True)
+@shared
 def _softmax_back(y, dy, parts):
     for part in prange(parts):
         for i in range(len(y) * part // parts, len(y) * (part + 1) // parts):

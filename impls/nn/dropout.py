@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.nn.parts import cut, parts_for
 from impls.numba_setup import njit, prange
+from impls.parts import cut, parts_for, shared
 
 Array = npt.NDArray[Any]
 
-SERIAL_BELOW = 1 << 14
+SERIAL_BELOW = 1 << 16
 """Values: fewer take less time than waking a second thread."""
 
 _STRIDE = np.uint64(0x9E3779B97F4A7C15)
@@ -48,7 +48,7 @@ def _draw(seed, i):
     return (z ^ (z >> _S31)) >> _S40
 
 
-@njit(parallel=True)
+@shared
 def _drop(all_values, threshold, scale, seed, all_out, parts):
     for part in prange(parts):
         first = len(all_values) * part // parts

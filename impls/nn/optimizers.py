@@ -22,9 +22,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from impls.nn.parts import cut, parts_for
 from impls.nn.schedules import Schedule
-from impls.numba_setup import njit, prange
+from impls.numba_setup import prange
+from impls.parts import cut, parts_for, shared
 from impls.specs import SpecError
 
 Array = npt.NDArray[Any]
@@ -239,7 +239,7 @@ def _float32(*values: float | np.floating[Any]) -> tuple[np.float32, ...]:
     return tuple(map(np.float32, values))
 
 
-@njit(parallel=True)
+@shared
 def _descend(all_w, all_g, rate, parts):
     for part in prange(parts):
         w, g = cut(all_w, part, parts), cut(all_g, part, parts)
@@ -247,7 +247,7 @@ def _descend(all_w, all_g, rate, parts):
             w[i] -= rate * g[i]
 
 
-@njit(parallel=True)
+@shared
 def _momentum(all_w, all_g, all_m, rate, momentum, nesterov, parts):
     for part in prange(parts):
         w, g, m = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_m, part, parts)
@@ -257,7 +257,7 @@ def _momentum(all_w, all_g, all_m, rate, momentum, nesterov, parts):
             w[i] += momentum * m[i] - step if nesterov else m[i]
 
 
-@njit(parallel=True)
+@shared
 def _adagrad(all_w, all_g, all_squares, rate, epsilon, parts):
     for part in prange(parts):
         w, g, squares = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_squares, part, parts)
@@ -266,7 +266,7 @@ def _adagrad(all_w, all_g, all_squares, rate, epsilon, parts):
             w[i] -= rate * g[i] / np.sqrt(squares[i] + epsilon)
 
 
-@njit(parallel=True)
+@shared
 def _rmsprop(all_w, all_g, all_squares, all_means, all_m, rate, rho, rest, momentum, epsilon, parts):
     for part in prange(parts):
         w, g, squares, means, m = (
@@ -289,7 +289,7 @@ def _rmsprop(all_w, all_g, all_squares, all_means, all_m, rate, rho, rest, momen
             w[i] -= step
 
 
-@njit(parallel=True)
+@shared
 def _adam(all_w, all_g, all_m, all_v, all_largest, alpha, rest_1, rest_2, epsilon, parts):
     for part in prange(parts):
         w, g, m, v, largest = (
@@ -309,7 +309,7 @@ def _adam(all_w, all_g, all_m, all_v, all_largest, alpha, rest_1, rest_2, epsilo
             w[i] -= m[i] * alpha / (np.sqrt(square) + epsilon)
 
 
-@njit(parallel=True)
+@shared
 def _adamax(all_w, all_g, all_m, all_u, rate, rest, rest_1, beta_2, epsilon, parts):
     for part in prange(parts):
         w, g, m, u = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_m, part, parts), cut(all_u, part, parts)
@@ -319,7 +319,7 @@ def _adamax(all_w, all_g, all_m, all_u, rate, rest, rest_1, beta_2, epsilon, par
             w[i] -= rate * m[i] / (rest * (u[i] + epsilon))
 
 
-@njit(parallel=True)
+@shared
 def _nadam(all_w, all_g, all_m, all_v, rate, following, of_g, rest_m, rest_g, rest_v, rest_1, rest_2, epsilon, parts):
     for part in prange(parts):
         w, g, m, v = cut(all_w, part, parts), cut(all_g, part, parts), cut(all_m, part, parts), cut(all_v, part, parts)
