@@ -45,8 +45,11 @@ VECTORS = 4 if host().registers == 32 else 2
 """Of the widest tile."""
 WIDTH = VECTORS * LANES
 """Columns of a strip."""
-MOST_ROWS = 12
+MOST_ROWS = 8
 """Of a tile: each has its pointer."""
+
+FEW = 3
+"""Rows of a that are multiplied by columns of b as they lie, where these lie turned."""
 
 BYTES = ITEMSIZE[FLOAT32]
 NO_FLOOR = np.float32(-np.inf)
@@ -99,7 +102,7 @@ def _ladder(vectors):
 def _rung(tile, height, rest):
     """Compiled: tiles of one height while there is room, then the rest."""
 
-    @njit
+    @njit(inline="always")
     def rung(first, rows, factors, results, floor):
         a, b, a_row, a_step, b_step, depth = factors
         start, out, start_row, out_row, last = results
@@ -119,7 +122,7 @@ def _rung(tile, height, rest):
 def _choice(vectors, ladder, others):
     """Compiled: the ladder of a strip of so many vectors, or one of the others."""
 
-    @njit
+    @njit(inline="always")
     def choice(wanted, rows, factors, results, floor):
         if others is None or wanted == vectors:
             ladder(0, rows, factors, results, floor)
@@ -130,9 +133,9 @@ def _choice(vectors, ladder, others):
 
 
 strip = None
-"""``strip(vectors, rows, factors, results, floor)``: compiled, see ``_ladder``."""
-for _vectors in range(1, VECTORS + 1):
-    strip = _choice(_vectors, _ladder(_vectors), strip)
+"""``strip(vectors, rows, factors, results, floor)``: compiled, see ``_ladder``; of 1, 2, 4 ... VECTORS vectors."""
+for _exponent in range(VECTORS.bit_length()):
+    strip = _choice(1 << _exponent, _ladder(1 << _exponent), strip)
 
 square = transposition(LANES)
 
@@ -147,6 +150,23 @@ def turn(source, row, rows, columns, out):
 
 
 @njit
+def dots(a, b, out):
+    """out = a @ b.T for a few rows of a, which repay no transposition: each with four rows of b, along these."""
+    for j in range(0, len(b), 4):
+        j1, j2, j3 = min(j + 1, len(b) - 1), min(j + 2, len(b) - 1), min(j + 3, len(b) - 1)
+        for i in range(len(a)):
+            s0 = s1 = s2 = s3 = np.float32(0)
+            for k in range(a.shape[1]):
+                s0, s1, s2, s3 = (
+                    s0 + a[i, k] * b[j, k],
+                    s1 + a[i, k] * b[j1, k],
+                    s2 + a[i, k] * b[j2, k],
+                    s3 + a[i, k] * b[j3, k],
+                )
+            out[i, j], out[i, j1], out[i, j2], out[i, j3] = s0, s1, s2, s3
+
+
+@njit
 def block(p, a, out, others, a_row, a_step, rows, left, right):
     """A band of ``rows`` rows, from column ``left`` to ``right``, block after block of the sums.
 
@@ -157,9 +177,12 @@ def block(p, a, out, others, a_row, a_step, rows, left, right):
     for k in range(0, p.sums, DEPTH):
         depth = min(DEPTH, p.sums - k)
         floor = np.float32(0) if p.relu and k + depth == p.sums else NO_FLOOR
-        for j in range(left, right, WIDTH):
-            width = min(WIDTH, right - j)
-            vectors = (width + LANES - 1) // LANES
+        j = left
+        while j < right:
+            vectors = VECTORS
+            while (vectors - 1) * LANES >= right - j:
+                vectors //= 2
+            width = min(vectors * LANES, right - j)
             if p.b_lies_turned:
                 turn(b + BYTES * (j * p.sums + k), p.sums, width, depth, turned)
                 second, step = turned, WIDTH
@@ -169,6 +192,7 @@ def block(p, a, out, others, a_row, a_step, rows, left, right):
             source, source_row = (start + BYTES * j, 0) if k == 0 else (to, p.columns)
             factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth)
             strip(vectors, rows, factors, (source, to, source_row, p.columns, width - (vectors - 1) * LANES), floor)
+            j += width
 
 
 @njit
@@ -180,6 +204,9 @@ def tasks(p, a, b, start, out, one, sums_of_b, turned, first, past):
         band, group = task // p.groups, task % p.groups
         top, bottom = p.rows * band // p.bands, p.rows * (band + 1) // p.bands
         left, right = strips * group // p.groups * WIDTH, min(strips * (group + 1) // p.groups * WIDTH, p.columns)
+        if p.b_lies_turned and p.rows <= FEW:
+            dots(a[top:bottom], b[left:right], out[top:bottom, left:right])
+            continue
         others = (b.ctypes.data, start.ctypes.data, turned.ctypes.data)
         band_of_a, band_of_out = a.ctypes.data + BYTES * top * a_row, out.ctypes.data + BYTES * top * p.columns
         block(p, band_of_a, band_of_out, others, a_row, a_step, bottom - top, left, right)
