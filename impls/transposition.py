@@ -23,9 +23,10 @@ SHORT = ir.IntType(32)
 def transposition(lanes: int):
     """The compiled kernel, to be called from compiled loops: ``kernel(source, row, rows, columns, out, out_row)``
 
-    ``out[c, r] = source[r, c]`` for ``r < rows`` and ``c < columns``, both from 1 to ``lanes``, a power of 2.
-    ``source``, ``out`` are addresses; ``row``, ``out_row`` the strides of their rows in float32 values. Nothing else
-    is read. All ``lanes`` rows and columns of ``out`` are written: those beyond hold zeros or repeat the last one.
+    ``out[c, r] = source[r, c]`` for r below ``rows`` and ``lanes``, c below ``columns`` and ``lanes``, a power of 2.
+    ``source``, ``out`` are addresses; ``row``, ``out_row`` the strides of their rows in float32 values; ``rows``,
+    ``columns`` at least 1. Nothing else is read. All ``lanes`` rows and columns of ``out`` are written: rows beyond
+    hold zeros, columns beyond repeat the last one.
     """
 
     @intrinsic

@@ -38,6 +38,9 @@ DEPTH = 256
 BAND = 252
 """Most rows of a task: they meet a strip again and again."""
 
+LEAST_ROWS = 4
+"""Of a band that is cut for the sake of threads: tiles of fewer wait for their multiply-adds."""
+
 LANES = host().lanes
 SUMS = 24 if host().registers == 32 else 12
 """Vector registers for sums; of the others, one tile's row of vectors and the value that is broadcast."""
@@ -82,7 +85,7 @@ def product(spec: DenseSpec, direction: str) -> Product:
     relu = direction == FORWARD and spec.activation == "relu"
     bands = -(-rows // BAND)
     groups = min(-(-columns // WIDTH), -(-TASKS_PER_PART * PARTS // bands))
-    bands = max(bands, min(-(-PARTS // groups), rows))
+    bands = max(bands, min(-(-PARTS // groups), rows // LEAST_ROWS))
     a_lies_turned, b_lies_turned = direction == GRAD_WEIGHTS, direction == GRAD_INPUT
     return Product(rows, columns, sums, int(a_lies_turned), int(b_lies_turned), int(relu), bands, groups)
 
@@ -132,11 +135,15 @@ def _choice(vectors, ladder, others):
     return choice
 
 
-strip = None
-"""``strip(vectors, rows, factors, results, floor)``: compiled, see ``_ladder``; of 1, 2, 4 ... VECTORS vectors."""
-for _exponent in range(VECTORS.bit_length()):
-    strip = _choice(1 << _exponent, _ladder(1 << _exponent), strip)
+def _strips():
+    """Compiled: ``strip(vectors, rows, factors, results, floor)`` for strips of 1, 2, 4 ... VECTORS vectors."""
+    strip = None
+    for exponent in range(VECTORS.bit_length()):
+        strip = _choice(1 << exponent, _ladder(1 << exponent), strip)
+    return strip
 
+
+strip = _strips()
 square = transposition(LANES)
 
 
@@ -157,12 +164,9 @@ def dots(a, b, out):
         for i in range(len(a)):
             s0 = s1 = s2 = s3 = np.float32(0)
             for k in range(a.shape[1]):
-                s0, s1, s2, s3 = (
-                    s0 + a[i, k] * b[j, k],
-                    s1 + a[i, k] * b[j1, k],
-                    s2 + a[i, k] * b[j2, k],
-                    s3 + a[i, k] * b[j3, k],
-                )
+                value = a[i, k]
+                s0, s1 = s0 + value * b[j, k], s1 + value * b[j1, k]
+                s2, s3 = s2 + value * b[j2, k], s3 + value * b[j3, k]
             out[i, j], out[i, j1], out[i, j2], out[i, j3] = s0, s1, s2, s3
 
 
