@@ -18,7 +18,7 @@ SPECS = (
     DenseSpec(15, 37, WIDTH + 21, activation="relu"),
     DenseSpec(3, 2 * numba_jit.DEPTH + 5, 10, activation="relu"),
     DenseSpec(2 * numba_jit.DEPTH + 1, 9, 40, bias=False),
-    DenseSpec(2 * numba_jit.BAND + 5, 2 * WIDTH + 1, numba_jit.DEPTH + 3),
+    DenseSpec(numba_jit.BAND_TURNED + 5, 2 * WIDTH + 1, numba_jit.DEPTH + 3),
 )
 
 

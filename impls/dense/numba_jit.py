@@ -26,7 +26,7 @@ from impls.transposition import transposition
 PARTS = numba.config.NUMBA_NUM_THREADS
 """Parts of the work computed in parallel, each with a strip of its own."""
 
-TASKS_PER_PART = 4
+TASKS_PER_PART = 8
 """So many, where the columns allow it, that parts of unequal numbers of tasks end at nearly the same time."""
 
 SERIAL_BELOW = 1 << 22
@@ -37,6 +37,8 @@ DEPTH = 256
 
 BAND = 252
 """Most rows of a task: they meet a strip again and again."""
+BAND_TURNED = 4 * BAND
+"""Where each band has to transpose its strips."""
 
 LEAST_ROWS = 4
 """Of a band that is cut for the sake of threads: tiles of fewer wait for their multiply-adds."""
@@ -83,7 +85,7 @@ def product(spec: DenseSpec, direction: str) -> Product:
         GRAD_INPUT: (spec.batch, spec.inputs, spec.units),
     }[direction]
     relu = direction == FORWARD and spec.activation == "relu"
-    bands = -(-rows // BAND)
+    bands = -(-rows // (BAND_TURNED if direction == GRAD_INPUT else BAND))
     groups = min(-(-columns // WIDTH), -(-TASKS_PER_PART * PARTS // bands))
     bands = max(bands, min(-(-PARTS // groups), rows // LEAST_ROWS))
     a_lies_turned, b_lies_turned = direction == GRAD_WEIGHTS, direction == GRAD_INPUT
