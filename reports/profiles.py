@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.caches import DRAM
 from bench.ceilings import CPU, GFLOPS, Ceiling, MachineProfile, write_profile
 from bench.results import Row
 from reports import roofline

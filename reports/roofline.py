@@ -7,11 +7,13 @@ Communications of the ACM 52(4), 2009. Roofs are the best measured rates; points
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from bench.ceilings import CPU, GFLOPS, Ceiling, in_force
 from bench.results import Row
@@ -38,13 +40,13 @@ def figure(
     slopes = _best_by_level(limits)
     if not peaks or not slopes:
         raise ValueError(f"a roofline takes a rate of operations and one of memory; {device} has not both")
-    points = [(_intensity(row), row) for row in timed(rows) if row.device == device]
+    points = [(_intensity(row), row.gflops, row) for row in timed(rows) if row.device == device and row.gflops]
     made = Figure((8.5, 5.6), layout="constrained")
     axis = made.subplots()
-    low, high = min([LEAST, *(x / 2 for x, _ in points)]), max([MOST, *(x * 2 for x, _ in points)])
+    low, high = min([LEAST, *(x / 2 for x, *_ in points)]), max([MOST, *(x * 2 for x, *_ in points)])
     _roofs(axis, peaks, slopes, low, high)
-    _points(axis, points)
-    bottom = min([min(slopes.values()) * low, *(row.gflops or 1 for _, row in points)])
+    handles = _points(axis, points)
+    bottom = min([min(slopes.values()) * low, *(y for _, y, _ in points)])
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom / 2, max(peaks.values()) * 2))
     axis.set_xlabel("operations per byte that has to move (FLOP/byte)", fontsize=9)
     axis.set_ylabel("GFLOP/s", fontsize=9)
@@ -53,8 +55,8 @@ def figure(
     who = ", ".join(str(machine[name]) for name in ("id", "cpu", "commit") if machine.get(name))
     counted = f"{threads} thread{'s' * (threads != 1)}" if device == CPU else device
     axis.set_title(f"Roofline: {who}, {counted}\nroofs: best measured rates; points: medians of hot calls", fontsize=9)
-    if points:
-        made.legend(loc="outside right upper", fontsize=8, frameon=False)
+    if handles:
+        made.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     return made
 
 
@@ -73,29 +75,33 @@ def _intensity(row: Row) -> float:
 
 
 def _roofs(axis: Axes, peaks: Mapping[str, float], slopes: Mapping[str, float], low: float, high: float) -> None:
-    """Slopes up to the highest peak, with their names along them; the peaks from where the steepest slope meets them."""
+    """Slopes up to the highest peak, named along them; the peaks from where the steepest slope meets them."""
     highest, steepest = max(peaks.values()), max(slopes.values())
     for level, rate in slopes.items():
         x = np.array([low, highest / rate])
         axis.plot(x, rate * x, color=_INK, lw=1.2)
-        text = f"{level} {number(rate)} GB/s"
-        axis.annotate(text, (low, rate * low), (4, 2), textcoords="offset points", fontsize=7, color=_INK)
+        along: dict[str, Any] = {
+            "rotation": np.degrees(np.arctan(rate)),
+            "rotation_mode": "anchor",
+            "transform_rotates_text": True,
+        }
+        text, start = f"{level}: {number(rate)} GB/s", 1.15 * low
+        axis.text(start, 1.12 * rate * start, text, fontsize=7.5, color=_INK, **along)
     for name, rate in peaks.items():
-        axis.plot([rate / steepest, high], [rate, rate], color=_INK, lw=1.2 if rate == highest else 0.8)
-        text = f"{name}: {number(rate)}"
-        axis.annotate(text, (high, rate), (-3, 2), textcoords="offset points", fontsize=7, color=_INK, ha="right")
+        is_product = "GEMM" in name
+        axis.plot([rate / steepest, high], [rate, rate], color=_INK, lw=0.9, ls="--" if is_product else "-")
+        y, side = (rate / 1.05, "top") if is_product else (rate * 1.01, "bottom")
+        axis.text(high, y, f"{name}: {number(rate)} ", fontsize=7.5, color=_INK, ha="right", va=side)
 
 
-def _points(axis: Axes, points: Sequence[tuple[float, Row]]) -> None:
-    """One mark per row; colours tell implementations apart, shapes operations."""
-    names = sorted({(row.competitor, row.implementation) for _, row in points})
-    ours = [name for is_competitor, name in names if not is_competitor]
-    theirs = [name for is_competitor, name in names if is_competitor]
-    colour_of = {name: OURS[i % len(OURS)] for i, name in enumerate(ours)}
-    colour_of |= {name: COMPETITORS[i % len(COMPETITORS)] for i, name in enumerate(theirs)}
-    labelled: set[str] = set()
-    for x, row in points:
-        name = row.implementation
-        label = None if name in labelled else name
-        labelled.add(name)
-        axis.scatter(x, row.gflops or np.nan, 16, colour_of[name], _MARKERS[row.op], alpha=0.75, lw=0, label=label)
+def _points(axis: Axes, points: Sequence[tuple[float, float, Row]]) -> list[Line2D]:
+    """One mark per row; colours tell implementations apart, shapes operations. What the legend holds."""
+    names = sorted({(row.competitor, row.implementation) for *_, row in points})
+    colours = {False: cycle(OURS), True: cycle(COMPETITORS)}
+    colour_of = {name: next(colours[is_competitor]) for is_competitor, name in names}
+    for x, y, row in points:
+        colour = colour_of[row.implementation]
+        axis.plot(x, y, ls="", color=colour, marker=_MARKERS[row.op], ms=6, mec="white", mew=0.4)
+    shapes = [op for op in _MARKERS if op in {row.op for *_, row in points}]
+    handles = [Line2D([], [], ls="", marker=_MARKERS[op], color=_INK, ms=5, label=op) for op in shapes]
+    return handles + [Line2D([], [], lw=5, color=colour, label=name) for name, colour in colour_of.items()]
