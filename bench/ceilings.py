@@ -117,21 +117,42 @@ def in_force(ceilings: Iterable[Ceiling], device: str, threads: int) -> tuple[Ce
     return tuple(c for c in ceilings if c.device == device and c.threads == (threads if device == CPU else None))
 
 
-def bound_by_bytes(case: Case, direction: str, ceilings: Iterable[Ceiling], *, cold: bool = False) -> Bound | None:
-    """By moving every array once; ``cold``: no level holds a part of them. None without a rate of memory."""
-    count = case.least_traffic(direction)
+def fastest_by_level(ceilings: Iterable[Ceiling]) -> dict[str, Ceiling]:
+    """The rate of each level of memory, whichever way it was gone through: one that reads alone may be the fastest."""
     best: dict[str, Ceiling] = {}
     for each in ceilings:
         if each.level:
             best[each.level] = max(best.get(each.level, each), each, key=lambda c: c.value)
-    bounds = [Bound(max(count - (0 if cold else c.beyond), 0) / c.value / 1e9, c) for c in best.values()]
-    return max(bounds, key=lambda b: b.seconds, default=None)
+    return best
+
+
+def fastest_compute(ceilings: Iterable[Ceiling]) -> Ceiling | None:
+    """The highest rate of operations, or None."""
+    return max((c for c in ceilings if c.unit == GFLOPS), key=lambda c: c.value, default=None)
+
+
+def in_words(ceilings: Sequence[Ceiling]) -> str:
+    """``255 GFLOP/s (float32 multiply-add, 512 bits); L1 514, L2 251, DRAM 42.4 GB/s``; empty without any."""
+    compute, memory = fastest_compute(ceilings), fastest_by_level(ceilings)
+    rates = ", ".join(f"{level} {c.value:.3g}" for level, c in memory.items())
+    parts = (f"{compute.value:.3g} {GFLOPS} ({compute.name})" if compute else "", f"{rates} {GBYTES}" if rates else "")
+    return "; ".join(filter(None, parts))
+
+
+def bound_by_bytes(case: Case, direction: str, ceilings: Iterable[Ceiling], *, cold: bool = False) -> Bound | None:
+    """By moving every array once; ``cold``: no level holds a part of them. None without a rate of memory."""
+    count = case.least_traffic(direction)
+    return longer(
+        *(
+            Bound(max(count - (0 if cold else c.beyond), 0) / c.value / 1e9, c)
+            for c in fastest_by_level(ceilings).values()
+        )
+    )
 
 
 def bound_by_flops(case: Case, ceilings: Iterable[Ceiling]) -> Bound | None:
     """By doing every operation. None without a rate of operations."""
-    rates = [c for c in ceilings if c.unit == GFLOPS]
-    best = max(rates, key=lambda c: c.value, default=None)
+    best = fastest_compute(ceilings)
     return Bound(case.spec.flops / best.value / 1e9, best) if best else None
 
 
@@ -190,6 +211,8 @@ class Limits:
 # --- a profile in a file ---
 
 
+IN_RUN = "ceilings"
+"""Where a run's machine holds what its rows are held against, as records."""
 FORMAT = "layerbench profile 1"
 
 

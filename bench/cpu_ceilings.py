@@ -31,6 +31,8 @@ GROUPS = (VECTORS, BLAS, SYSTEM)
 
 FMA = "float32 multiply-add"
 FACTOR = 0.5
+SMALL_PART = 8
+"""Of fresh memory one part in so many is touched in small pages, which take longer."""
 SAMPLE_SECONDS = 2e-3
 """Shorter than a system lets others run: of many short samples on a busy machine, some were not interrupted."""
 FREE_PARTS = 16
@@ -157,9 +159,10 @@ def system(threads: int, sizes: Sizes) -> Iterator[Probe]:
     from impls import vector_kernels as kernels
 
     size, page = sizes.fresh_bytes, mmap.PAGESIZE
+    paged = size // SMALL_PART
 
     def small_pages() -> Callable[[], object]:
-        fresh = mmap.mmap(-1, size)
+        fresh = mmap.mmap(-1, paged)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             fresh.madvise(mmap.MADV_NOHUGEPAGE)
         return lambda: np.frombuffer(fresh, np.uint8)[::page].fill(1)
@@ -168,7 +171,7 @@ def system(threads: int, sizes: Sizes) -> Iterator[Probe]:
         fresh = np.empty(size, np.uint8)
         return lambda: fresh[::page].fill(1)
 
-    yield Probe("page fault", "ns", 1e9 * page / size, prepare=small_pages, touched=size)
+    yield Probe("page fault", "ns", 1e9 * page / paged, prepare=small_pages, touched=paged)
     yield Probe("first touch of an array, per MB", "us", 1e6 * 1e6 / size, prepare=as_numpy_does, touched=size)
     yield Probe("call of an empty compiled function", "ns", 1e9, kernels.nothing)
     lanes, results = (np.float32(FACTOR),) * 4, np.zeros(threads, np.float32)

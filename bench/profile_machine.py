@@ -10,13 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from bench import cpu_ceilings, machine, nvml
-from bench.ceilings import CUDA, Ceiling, Limits, MachineProfile, ceiling_of
+from bench.ceilings import CUDA, IN_RUN, Ceiling, Limits, MachineProfile, ceiling_of
 from bench.pool import WorkerProcess
 from bench.programs import records
 from bench.results import Failure, Run
 
-CEILINGS = "ceilings"
-"""Where a run's machine holds them, as records."""
 CPU_MODULE, CUDA_MODULE = "bench.cpu_ceilings", "bench.cuda_ceilings"
 
 ROUNDS = 40
@@ -100,12 +98,12 @@ def profile(threads: int, device: str | None = None, progress: Progress | None =
 def with_ceilings(run: Run, device: str | None = None) -> Run:
     """A run that has not begun, with what its rows are held against measured now, and stored with its machine."""
     found = _of_run(run, device)
-    return replace(run, machine={**run.machine, CEILINGS: [ceiling.record() for ceiling in found]})
+    return replace(run, machine={**run.machine, IN_RUN: [ceiling.record() for ceiling in found]})
 
 
 def limits_of(run: Run, device: str | None = None) -> Limits:
     """What a run's rows are held against; a run of before there were ceilings has none, and holds them to nothing."""
-    stored = tuple(map(ceiling_of, run.machine.get(CEILINGS, ())))
+    stored = tuple(map(ceiling_of, run.machine.get(IN_RUN, ())))
     return Limits(stored, run.threads, lambda: _of_run(run, device))
 
 

@@ -12,6 +12,7 @@ from bench.results import Row
 from reports import roofline
 from reports.formats import MISSING, Line, Report, Section, Table, markdown_table, number
 from reports.plots import save
+from reports.tables import gpu_text
 
 COMPUTE, MEMORY, COSTS, DEVICE = "operations", "memory", "costs", "the GPU"
 ONE, ALL = "1", "all"
@@ -30,7 +31,7 @@ def report(profile: MachineProfile) -> Report:
     missing = "; ".join(f"{name} ({reason})" for name, reason in profile.missing.items())
     about = profile.machine
     lines = (
-        ("machine", ", ".join(filter(None, (about.get("id"), about.get("cpu"), about.get("os"), about.get("gpu"))))),
+        ("machine", ", ".join(filter(None, (about.get("id"), about.get("cpu"), about.get("os"), gpu_text(about))))),
         ("threads", str(profile.threads)),
         ("measured", profile.started),
         ("commit", about.get("commit", "")),

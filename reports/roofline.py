@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.ceilings import CPU, GFLOPS, Ceiling, in_force
+from bench.ceilings import CPU, GFLOPS, Ceiling, fastest_by_level, in_force
 from bench.results import Row
 from impls import parse_case
 from reports.formats import number
@@ -37,7 +37,7 @@ def figure(
     """
     limits = in_force(ceilings, device, threads)
     peaks = {c.name: c.value for c in limits if c.unit == GFLOPS}
-    slopes = _best_by_level(limits)
+    slopes = {level: c.value for level, c in fastest_by_level(limits).items()}
     if not peaks or not slopes:
         raise ValueError(f"a roofline takes a rate of operations and one of memory; {device} has not both")
     points = [(_intensity(row), row.gflops, row) for row in timed(rows) if row.device == device and row.gflops]
@@ -58,15 +58,6 @@ def figure(
     if handles:
         made.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     return made
-
-
-def _best_by_level(limits: Iterable[Ceiling]) -> dict[str, float]:
-    """GB/s of each level, whichever way it was gone through."""
-    found: dict[str, float] = {}
-    for each in limits:
-        if each.level:
-            found[each.level] = max(found.get(each.level, 0.0), each.value)
-    return found
 
 
 def _intensity(row: Row) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.ceilings import CPU, IN_RUN, ceiling_of, in_force, in_words
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import geometric_mean
 from reports import published
@@ -55,7 +56,6 @@ CONTENTS = {
 }
 """What a time contains, by the state of the caches."""
 
-CPU = "cpu"
 PEAK = "of peak"
 """The heading of the fraction of the measured ceiling that binds."""
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
@@ -108,7 +108,7 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         machine.get("cpu"),
         f"{machine['cores']} cores" if "cores" in machine else None,
         f"{machine['memory_gb']:.0f} GB" if "memory_gb" in machine else None,
-        _gpu_text(machine),
+        gpu_text(machine),
         machine.get("os"),
     ]
     pools = ", ".join(f"{pool} {count}" for pool, count in machine.get("threads", {}).items())
@@ -122,13 +122,19 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         ("run", f"{run.id or MISSING}, suite {run.suite}, seed {run.seed}, {run.started}"),
         ("commit", machine.get("commit", "")),
         ("command", run.command),
+        ("ceilings", _ceilings_text(run)),
         *(("a time is", CONTENTS.get(state, state)) for state in states),
         ("implementations", _declarations(rows)),
     )
     return tuple((label, text) for label, text in lines if text)
 
 
-def _gpu_text(machine: Mapping[str, Any]) -> str | None:
+def _ceilings_text(run: Run) -> str:
+    """What the rows are held against, of the processor."""
+    return in_words(in_force(map(ceiling_of, run.machine.get(IN_RUN, ())), CPU, run.threads))
+
+
+def gpu_text(machine: Mapping[str, Any]) -> str | None:
     """The device that was measured, or the names of those that there are."""
     device = machine.get("cuda_device")
     if not device:

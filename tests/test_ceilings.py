@@ -125,6 +125,13 @@ def test_ceilings_are_measured_again_before_a_row_is_called_impossible(again, st
     assert limits.ceilings[1:] == CEILINGS[1:]
 
 
+def test_what_holds_for_so_many_threads_is_said_in_a_line():
+    others = (dataclasses.replace(FMA, samples=(900.0,), threads=4), Ceiling("device copy", GBYTES, (3e3,), CUDA))
+    found = ceilings.in_force((*CEILINGS, *others), CPU, 2)
+    assert ceilings.in_words(found) == "100 GFLOP/s (float32 multiply-add, 512 bits); L2 200, DRAM 20 GB/s"
+    assert ceilings.in_words(()) == ""
+
+
 # --- files ---
 
 PROFILE = MachineProfile({"id": "box"}, 2, "2026-11-21T00:00:00+00:00", CEILINGS, {"cuda": "no device"})

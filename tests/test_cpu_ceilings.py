@@ -144,6 +144,6 @@ def test_touching_fresh_pages_faults_on_each():
     touch = probe.prepare()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     touch()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before >= 2**22 // mmap.PAGESIZE
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before >= probe.touched // mmap.PAGESIZE > 100
     assert probe.name == "page fault"
     assert SYSTEM in GROUPS

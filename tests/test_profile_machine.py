@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from bench import profile_machine
-from bench.ceilings import Ceiling
+from bench.ceilings import IN_RUN, Ceiling
 from bench.cpu_ceilings import BLAS, SYSTEM, VECTORS
-from bench.profile_machine import CEILINGS, full, limits_of, measure, with_ceilings
+from bench.profile_machine import full, limits_of, measure, with_ceilings
 from bench.results import Failure, Run
 
 RUN = Run("layerbench run", "quick", 0, 2, "2026-11-21T00:00:00+00:00", {"id": "box", "cuda_device": {}})
@@ -76,7 +76,7 @@ def test_a_run_keeps_what_its_rows_are_held_against(monkeypatch):
     ceiling = Ceiling("read, L1", "GB/s", (1.0, 2.0), threads=2, level="L1", touched=8)
     monkeypatch.setattr(profile_machine, "measure", lambda wanted, rounds: ((ceiling,), {}))
     run = with_ceilings(RUN)
-    assert run.machine[CEILINGS][0]["value"] == 2.0
+    assert run.machine[IN_RUN][0]["value"] == 2.0
     assert limits_of(run).ceilings == (ceiling,)
     assert limits_of(dataclasses.replace(run, machine=RUN.machine)).ceilings == ()
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bench.ceilings import Ceiling
 from bench.results import Interval, Row, Run
 from bench.store import Store
 from impls.specs import ConvSpec
@@ -149,6 +150,13 @@ def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     assert line_of(table, "numpy_gemm")[1:4] == ("2/2", "0.25", "1.00 ±100%")
     assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "10.0", "25%", "1 wrong")
     assert line_of(table, "keras †")[1] == formats.MISSING
+
+
+def test_the_heading_says_what_the_rows_are_held_against():
+    ceiling = Ceiling("read, L1", "GB/s", (100.0, 500.0), threads=RUN.threads, level="L1")
+    run = replace(RUN, machine={**MACHINE, "ceilings": [ceiling.record()]})
+    assert dict(tables.heading(run, ROWS))["ceilings"] == "L1 500 GB/s"
+    assert "ceilings" not in dict(tables.heading(RUN, ROWS))
 
 
 def test_the_summary_lists_ours_by_speed_and_competitors_last():
