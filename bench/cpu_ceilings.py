@@ -103,10 +103,11 @@ class Prober(Responder):
         return {"figures": [probe.record() for probe in self.probes.values()], "threads": pools}
 
     def do_sample(self, name: str) -> Answer:
-        """One sample of a figure. The first is a warm-up, which compiles, and sets the calls of those that count."""
+        """One sample of a figure, of as many calls as the fastest one so far asks for; the first is a warm-up."""
         probe = self.probes[name]
-        value, seconds = probe.sample(self.loops.get(name, 1), self.clock)
-        self.loops.setdefault(name, timing.loops_for(seconds, SAMPLE_SECONDS))
+        loops = self.loops.get(name, 1)
+        value, seconds = probe.sample(loops, self.clock)
+        self.loops[name] = max(loops, timing.loops_for(seconds, SAMPLE_SECONDS))
         return {"value": value}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba.extending
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
@@ -106,8 +107,10 @@ def read(values, source, target, passes, results):
     """Read each thread's row of the source so many times."""
     steps = source.shape[1] // (len(values) * UNROLLED)
     for thread in prange(results.size):
+        seen = np.float32(0)
         for _ in range(passes):
-            results[thread] += _read(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+            seen += _read(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+        results[thread] = seen
 
 
 @njit(parallel=True)
@@ -115,8 +118,10 @@ def write(values, source, target, passes, results):
     """Write each thread's row of the target so many times."""
     steps = target.shape[1] // (len(values) * UNROLLED)
     for thread in prange(results.size):
+        seen = np.float32(0)
         for _ in range(passes):
-            results[thread] += _write(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+            seen += _write(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+        results[thread] = seen
 
 
 @njit(parallel=True)
@@ -124,8 +129,10 @@ def copy(values, source, target, passes, results):
     """Copy each thread's row of the source to the target so many times."""
     steps = source.shape[1] // (len(values) * UNROLLED)
     for thread in prange(results.size):
+        seen = np.float32(0)
         for _ in range(passes):
-            results[thread] += _copy(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+            seen += _copy(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+        results[thread] = seen
 
 
 @njit
