@@ -166,7 +166,8 @@ def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
 
     ``ceilings``: of the same run; ``threads``: what the run gave the row. Without ceilings of its device it stays as it
     is. An algorithm with fewer operations is not held to a rate of operations, nor is a device to float32's where it
-    computes in another arithmetic: their fraction is an effective one, and may exceed 1.
+    computes in another arithmetic: their fraction is an effective one, and may exceed 1. What is impossible has no
+    speed-ups: they would go into means.
     """
     limits = in_force(ceilings, row.device, threads)
     if row.status not in TIMED or row.median_s is None or row.high_s is None:
@@ -183,7 +184,7 @@ def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
     if must_obey is None or must_obey.seconds <= shortest:
         return row
     reason = f"{row.median_s:.3g} s a call, at least {must_obey.seconds:.3g} s by what was measured of {must_obey}"
-    return replace(row, status="IMPOSSIBLE", reason=reason)
+    return replace(row, status="IMPOSSIBLE", reason=reason, speedups={})
 
 
 class Limits:

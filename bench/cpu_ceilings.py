@@ -21,7 +21,7 @@ from bench import caches, machine, process, timing
 from bench.ceilings import GBYTES, GFLOPS
 from bench.process import Answer, Responder
 from impls import get, parse_case
-from impls.contract import ALIGNMENT
+from impls.contract import aligned_empty
 from impls.specs import FORWARD, arguments
 
 Array = npt.NDArray[np.float32]
@@ -128,11 +128,13 @@ def vectors(threads: int, sizes: Sizes) -> Iterator[Probe]:
         count = part.bytes_per_thread // 4 // whole * whole
         source, target = _touched(threads, count), _touched(threads, count)
         half = count // 2 // whole * whole
-        ways = (
+        ways = [
             ("read", kernels.read, source, target, 1),
             ("write", kernels.write, source, target, 1),
             ("copy", kernels.copy, source[:, :half], target[:, :half], 2),
-        )
+        ]
+        if part.level == caches.DRAM:
+            ways.append(("copy past the caches", kernels.copy_past_caches, source[:, :half], target[:, :half], 2))
         for name, kernel, from_, to, moved in ways:
             once = 4 * from_.shape[1] * moved
             passes = max(sizes.passed_bytes // once, 1)
@@ -194,9 +196,9 @@ def _bound(kernel: Callable[..., object], *arguments: Any) -> Callable[[], objec
 def _touched(threads: int, count: int) -> Array:
     """(threads, count) values on whole cache lines, in memory that has been written: a page that was only read is the
     one page of zeros."""
-    whole = np.ones(threads * count + ALIGNMENT // 4, np.float32)
-    begin = -whole.ctypes.data % ALIGNMENT // 4
-    return whole[begin : begin + threads * count].reshape(threads, count)
+    rows = aligned_empty(4 * threads * count).view(np.float32).reshape(threads, count)
+    rows.fill(1)
+    return rows
 
 
 def _finished() -> None:

@@ -57,8 +57,11 @@ def _chains(typing_context, values, steps):
     return types.float32(values, steps), generate
 
 
-def _pass(reads: bool, writes: bool) -> Callable[..., Any]:
-    """An intrinsic that goes once through ``steps`` * UNROLLED vectors of float32 at two addresses."""
+def _pass(reads: bool, writes: bool, past_caches: bool = False) -> Callable[..., Any]:
+    """An intrinsic that goes once through ``steps`` * UNROLLED vectors of float32 at two addresses.
+
+    ``past_caches``: stores go to memory without reading the line first; their addresses must be multiples of 64.
+    """
 
     @numba.extending.intrinsic
     def once(typing_context, values, source, target, steps):
@@ -75,7 +78,9 @@ def _pass(reads: bool, writes: bool) -> Callable[..., Any]:
                     place = builder.add(base, _I64(i))
                     value = builder.load(builder.gep(origin, [place]), align=4) if reads else given
                     if writes:
-                        builder.store(value, builder.gep(goal, [place]), align=4)
+                        store = builder.store(value, builder.gep(goal, [place]), align=64 if past_caches else 4)
+                        if past_caches:
+                            store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
                         after.append(before)
                     else:
                         after.append(builder.xor(before, builder.bitcast(value, integers)))
@@ -93,6 +98,7 @@ def _pass(reads: bool, writes: bool) -> Callable[..., Any]:
 
 
 _read, _write, _copy = _pass(True, False), _pass(False, True), _pass(True, True)
+_copy_past_caches = _pass(True, True, past_caches=True)
 
 
 @njit(parallel=True)
@@ -132,6 +138,17 @@ def copy(values, source, target, passes, results):
         seen = np.float32(0)
         for _ in range(passes):
             seen += _copy(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
+        results[thread] = seen
+
+
+@njit(parallel=True)
+def copy_past_caches(values, source, target, passes, results):
+    """Copy each thread's row so many times, the stores past the caches; every row begins on a multiple of 64 bytes."""
+    steps = source.shape[1] // (len(values) * UNROLLED)
+    for thread in prange(results.size):
+        seen = np.float32(0)
+        for _ in range(passes):
+            seen += _copy_past_caches(values, source[thread].ctypes.data, target[thread].ctypes.data, steps)
         results[thread] = seen
 
 

@@ -22,6 +22,7 @@ NOTES = (
     "median: of the samples, with its 95 % bootstrap interval; far below the best where others use the machine",
     "MB: gone through by all threads together. copy: bytes read and bytes written, both counted",
 )
+_COLUMNS = ("device", "figure", "which", "threads", "unit", "best", "median", "low", "high", "samples", "bytes")
 _HEADINGS = ("figure", "threads", "unit", "best", "median", "interval", "samples", "MB")
 
 
@@ -59,7 +60,8 @@ def frame(profile: MachineProfile) -> pd.DataFrame:
             | {"best": c.value, "median": c.interval.median, "low": c.interval.low, "high": c.interval.high}
             | {"samples": len(c.samples), "bytes": c.touched}
             for c in profile.ceilings
-        ]
+        ],
+        columns=_COLUMNS,
     ).astype({"threads": "Int64", "bytes": "Int64"})
 
 
@@ -77,17 +79,20 @@ def compared(a: MachineProfile, b: MachineProfile) -> pd.DataFrame:
 
 
 def write(folder: Path, profile: MachineProfile, rows: Iterable[Row] = ()) -> tuple[Path, ...]:
-    """The page, the figures of JSON and the roofline, into a folder that is made if need be; the files."""
+    """Write the page, the figures as JSON and the roofline, if there are roofs, into a folder; the files."""
     folder.mkdir(parents=True, exist_ok=True)
     page, figures, image = (folder / name for name in ("profile.md", "profile.json", "roofline.png"))
     write_profile(figures, profile)
-    save(roofline.figure(profile.machine, profile.ceilings, profile.threads, rows), image)
     shown = report(profile)
     heading = "\n".join(f"* **{label}**: {value}" for label, value in shown.heading)
-    tables = [markdown_table(each) for each in shown.tables]
-    parts = ["# Profile of a machine", heading, *tables, f"![roofline]({image.name})"]
+    parts = ["# Profile of a machine", heading, *map(markdown_table, shown.tables)]
+    written = [page, figures]
+    if roofline.has_roofs(profile.ceilings, profile.threads):
+        save(roofline.figure(profile.machine, profile.ceilings, profile.threads, rows), image)
+        parts.append(f"![roofline]({image.name})")
+        written.append(image)
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return page, figures, image
+    return tuple(written)
 
 
 def _group(ceiling: Ceiling) -> str:

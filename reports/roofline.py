@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.ceilings import CPU, GFLOPS, Ceiling, fastest_by_level, in_force
+from bench.ceilings import CPU, GFLOPS, Ceiling, fastest_by_level, fastest_compute, in_force
 from bench.results import Row
 from impls import parse_case
 from reports.formats import number
@@ -38,7 +38,7 @@ def figure(
     limits = in_force(ceilings, device, threads)
     peaks = {c.name: c.value for c in limits if c.unit == GFLOPS}
     slopes = {level: c.value for level, c in fastest_by_level(limits).items()}
-    if not peaks or not slopes:
+    if not has_roofs(ceilings, threads, device):
         raise ValueError(f"a roofline takes a rate of operations and one of memory; {device} has not both")
     points = [(_intensity(row), row.gflops, row) for row in timed(rows) if row.device == device and row.gflops]
     made = Figure((8.5, 5.6), layout="constrained")
@@ -58,6 +58,12 @@ def figure(
     if handles:
         made.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     return made
+
+
+def has_roofs(ceilings: Sequence[Ceiling], threads: int, device: str = CPU) -> bool:
+    """Whether there is a rate of operations and one of memory."""
+    limits = in_force(ceilings, device, threads)
+    return bool(fastest_compute(limits) and fastest_by_level(limits))
 
 
 def _intensity(row: Row) -> float:

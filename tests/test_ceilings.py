@@ -7,7 +7,7 @@ import pytest
 
 from bench import ceilings
 from bench.ceilings import CPU, CUDA, GBYTES, GFLOPS, Ceiling, Limits, MachineProfile, ProfileError
-from bench.results import Row
+from bench.results import Interval, Row
 from impls import parse_case
 
 CASE = parse_case("dense:64x512,u256")
@@ -21,10 +21,15 @@ FAR_WRITTEN = dataclasses.replace(FAR, name="write, DRAM", samples=(5.0,))
 CEILINGS = (FMA, NEAR, FAR, FAR_WRITTEN)
 
 
+OVER = {"keras": Interval(2.0, 1.9, 2.1)}
+
+
 def timed(seconds, **more):
     """A row of the case that took so long, 1 % to either side."""
     row = Row(CASE.op, "forward", str(CASE.spec), "mine", CPU, False, "gemm", "float32", "OK")
-    return dataclasses.replace(row, median_s=seconds, low_s=0.99 * seconds, high_s=1.01 * seconds, **more)
+    return dataclasses.replace(
+        row, median_s=seconds, low_s=0.99 * seconds, high_s=1.01 * seconds, speedups=OVER, **more
+    )
 
 
 LEAST = FLOPS / 100e9
@@ -88,6 +93,7 @@ def test_a_row_beyond_a_ceiling_that_it_must_obey_is_impossible(row, status):
     assert judged.status == status
     assert judged.fraction > 1
     assert ("at least" in judged.reason) == (status == "IMPOSSIBLE")
+    assert bool(judged.speedups) == (status != "IMPOSSIBLE")
 
 
 def test_pooling_may_share_operations_between_windows_and_is_held_to_its_bytes():

@@ -13,6 +13,7 @@ from bench import cpu_ceilings, machine, timing
 from bench.ceilings import GBYTES, GFLOPS
 from bench.cpu_ceilings import BLAS, GROUPS, SYSTEM, VECTORS, Probe, Prober, Sizes
 from impls import vector_kernels
+from impls.contract import aligned_empty
 from impls.numba_setup import FASTMATH
 
 TINY = Sizes(passed_bytes=1, steps=3, order=4, fresh_bytes=2**16)
@@ -60,15 +61,22 @@ def test_every_chain_does_every_step(bits, steps):
 
 
 @pytest.mark.parametrize("bits", vector_kernels.vector_bits())
-def test_every_byte_is_written_and_copied(bits):
-    size = 3 * vector_kernels.UNROLLED * bits // 32
-    results = np.zeros(2, np.float32)
-    source = np.random.default_rng(0).random((2, size), np.float32)
-    target = np.full((2, size), np.nan, np.float32)
-    vector_kernels.copy(lanes(bits), source, target, 1, results)
-    assert np.array_equal(source, target)
-    vector_kernels.write(lanes(bits), source, target, 2, results)
-    assert (target == 0.5).all()
+@pytest.mark.parametrize("name", ["copy", "copy_past_caches", "write"])
+def test_every_byte_is_written_or_copied(name, bits):
+    size = 4 * vector_kernels.UNROLLED * bits // 32
+    source, target = (aligned_empty(8 * size).view(np.float32).reshape(2, size) for _ in range(2))
+    source[:], target[:] = np.random.default_rng(0).random(source.shape, np.float32), np.nan
+    getattr(vector_kernels, name)(lanes(bits), source, target, 2, np.zeros(2, np.float32))
+    assert np.array_equal(target, np.full_like(source, 0.5) if name == "write" else source)
+
+
+@pytest.mark.skipif(not HAS_FMA, reason="another processor's stores past the caches have another name")
+def test_stores_past_the_caches_are_such_stores():
+    kernel = numba.njit(parallel=True, fastmath=FASTMATH)(vector_kernels.copy_past_caches.py_func)
+    rows = aligned_empty(2**13).view(np.float32).reshape(2, 2**10)
+    kernel(lanes(256), rows, rows, 1, np.zeros(2, np.float32))
+    (assembly,) = kernel.inspect_asm().values()
+    assert assembly.count("vmovntps") >= vector_kernels.UNROLLED
 
 
 def test_every_byte_is_read():

@@ -76,6 +76,13 @@ def test_a_roofline_without_roofs_is_refused():
         roofline.figure(MACHINE, ALL[:1], 2)
 
 
+def test_a_machine_of_which_nothing_could_be_measured_has_a_page_without_a_figure(tmp_path):
+    nothing = dataclasses.replace(PROFILE, ceilings=(), missing={"vectors, 2 threads": "CRASHED: signal 4"})
+    written = profiles.write(tmp_path, nothing)
+    assert [path.name for path in written] == ["profile.md", "profile.json"]
+    assert "CRASHED: signal 4" in written[0].read_text()
+
+
 def test_the_command_prints_the_page_and_writes_what_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(profile_machine, "profile", lambda *unused: PROFILE)
     words = ["profile", "-o", str(tmp_path / "out"), "--json", str(tmp_path / "p.json")]
