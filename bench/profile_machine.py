@@ -18,7 +18,7 @@ from bench.results import Failure, Run
 CPU_MODULE, CUDA_MODULE = "bench.cpu_ceilings", "bench.cuda_ceilings"
 
 ROUNDS = 40
-SHORT_ROUNDS = 10
+SHORT_ROUNDS = 20
 """For a run, before it begins, and again where a row lies beyond what was found."""
 WARM_ROUNDS = 1
 SAMPLE_SECONDS = 120.0
