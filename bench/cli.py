@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from reports.formats import Report
 
 DEFAULT_STORE = "layerbench.sqlite"
-WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
+WRONG_STATUSES = (
+    "CRASHED",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+    "ERROR",
+    "SIDE_EFFECT",
+    "WRONG",
+    "IMPOSSIBLE",
+    "ASYNC_MISMATCH",
+)
 """What makes the exit status 1, where it is one of ours."""
 
 WIDTH = 120
@@ -68,6 +77,7 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.store", "StoreError", 2),
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
+        ("bench.ceilings", "ProfileError", 2),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -234,6 +244,7 @@ def run(
     Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
     """
     from bench.jobs import in_suite, missing
+    from bench.profile_machine import limits_of, with_ceilings
     from bench.results import write_csv, write_json
     from bench.store import Store
     from reports import formats, tables
@@ -245,14 +256,16 @@ def run(
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
     wished = _new_run(suite.name, threads, options["seed"], device)
     store = Store(db)
-    current = _latest_like(store, wished) if resume else store.start(wished)
+    current = _latest_like(store, wished) if resume else store.start(with_ceilings(wished, device))
+    limits = limits_of(current, device)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
     todo = missing(wanted, before)
     if resume:
         click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
 
     def measure(job: Job) -> list[Row]:
-        found = [in_suite(row, suite) for row in session.run(job.case, job.direction, job.names, seconds)]
+        measured = session.run(job.case, job.direction, job.names, seconds)
+        found = [in_suite(row, suite) for row in limits.judge(measured)]
         for row in found:
             if (row.op, row.spec, row.direction, row.implementation) not in before:
                 store.add(current, row)
@@ -510,6 +523,35 @@ def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path 
     path = output or measured_path()
     write(table, path)
     click.echo(f"{path}: {len(table.entries)} problems, {table.origin}")
+
+
+@main.command("profile")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write page, JSON and figure.")
+@click.option("--json", "json_path", type=_FILE, help="Write the figures as JSON.")
+@click.option("--db", metavar="STORE", help="Put the latest run of this store into the roofline figure.")
+@click.option("--threads", type=click.IntRange(min=1), help="Beside 1.  [default: all usable cores]")
+@click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L.")
+def profile_command(
+    output: Path | None, json_path: Path | None, db: str | None, threads: int | None, device: str | None
+) -> None:
+    """Measure what this machine can do at most: operations, memory, calls, fresh pages, and the GPU. Under a minute."""
+    from bench.ceilings import write_profile
+    from bench.machine import usable_cores
+    from bench.profile_machine import profile
+    from bench.store import Store
+    from reports import formats, profiles
+
+    rows: list[Row] = []
+    if db:
+        store = Store(db, must_exist=True)
+        rows = [row for _, row in store.rows(store.run().id)]
+    with _console(stderr=True).status("starting") as status:
+        found = profile(threads or usable_cores(), device, lambda done, of: status.update(f"round {done} of {of}"))
+    formats.show(profiles.report(found), _console())
+    if json_path:
+        write_profile(json_path, found)
+    for path in profiles.write(output, found, rows) if output else ():
+        click.echo(path)
 
 
 @main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)

@@ -19,6 +19,7 @@ STATUSES = (
     "ERROR",
     "SIDE_EFFECT",
     "WRONG",
+    "IMPOSSIBLE",
     "ASYNC_MISMATCH",
     "OVER_BUDGET",
     "NOISY",
@@ -114,6 +115,10 @@ class Row:
     """Useful floating-point operations per second, in 10^9: taps on padding do not count."""
     gbytes_per_s: float | None = None
     """The least traffic of the call over its median time, in 10^9 bytes per second."""
+    fraction: float | None = None
+    """The least time that the run's ceilings allow over the median: bench.ceilings."""
+    binding: str = ""
+    """The ceiling that says so, with its rate."""
     workspace_bytes: int | None = None
     peak_bytes: int | None = None
     """Largest resident memory of the worker process so far."""

@@ -24,7 +24,7 @@ _COUNTS = (
 
 _FIRST_COLUMNS = (
     *("suite", "op", "direction", "case", "implementation", "competitor", "device", "algorithm", "arithmetic"),
-    *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s"),
+    *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s", "fraction", "binding"),
     *("error_bounds", "dense_error", "repeatable"),
 )
 _DEVICE_COLUMNS = ("clocks", "launched", "exposed_samples", "dirty_samples")

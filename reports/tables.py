@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.ceilings import CPU, IN_RUN, ceiling_of, in_force, in_words
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import geometric_mean
 from reports import published
@@ -43,6 +44,7 @@ SHORT = {
     "ERROR": "error",
     "SIDE_EFFECT": "side",
     "WRONG": "wrong",
+    "IMPOSSIBLE": "imposs",
     "ASYNC_MISMATCH": "async",
     "OVER_BUDGET": "slow",
 }
@@ -54,18 +56,24 @@ CONTENTS = {
 }
 """What a time contains, by the state of the caches."""
 
-CPU = "cpu"
+PEAK = "of peak"
+"""The heading of the fraction of the measured ceiling that binds."""
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
 
+PEAK_NOTE = (
+    "of peak: least time by the measured rates of operations and memory / time; beyond 100% only with fewer operations"
+)
 SUMMARY_NOTES = (
     "right: cases within the error bound / cases attempted. error: the largest, in units of its bound",
     f"{TIMES} name: its time / this one's in the same rounds, above 1 this one is faster",
-    "ratios: geometric mean over the cases, ± the farther end of its 95 % interval. GFLOP/s: median over the cases",
+    "ratios: geometric mean over the cases, ± the farther end of its 95 % interval. GFLOP/s, of peak: median over them",
+    PEAK_NOTE,
     "† competitor: errors reported, not judged",
 )
 DETAIL_NOTES = (
     f"±: the farther end of the 95 % interval. ~: noisy, wider than asked. {TIMES} name: its time / this one's",
     "rank: 1= is a tie, the interval of the ratio round by round holds 1. † competitor. bold: the fastest of ours",
+    PEAK_NOTE,
 )
 
 
@@ -100,7 +108,7 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         machine.get("cpu"),
         f"{machine['cores']} cores" if "cores" in machine else None,
         f"{machine['memory_gb']:.0f} GB" if "memory_gb" in machine else None,
-        _gpu_text(machine),
+        gpu_text(machine),
         machine.get("os"),
     ]
     pools = ", ".join(f"{pool} {count}" for pool, count in machine.get("threads", {}).items())
@@ -114,13 +122,19 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         ("run", f"{run.id or MISSING}, suite {run.suite}, seed {run.seed}, {run.started}"),
         ("commit", machine.get("commit", "")),
         ("command", run.command),
+        ("ceilings", _ceilings_text(run)),
         *(("a time is", CONTENTS.get(state, state)) for state in states),
         ("implementations", _declarations(rows)),
     )
     return tuple((label, text) for label, text in lines if text)
 
 
-def _gpu_text(machine: Mapping[str, Any]) -> str | None:
+def _ceilings_text(run: Run) -> str:
+    """What the rows are held against, of the processor."""
+    return in_words(in_force(map(ceiling_of, run.machine.get(IN_RUN, ())), CPU, run.threads))
+
+
+def gpu_text(machine: Mapping[str, Any]) -> str | None:
     """The device that was measured, or the names of those that there are."""
     device = machine.get("cuda_device")
     if not device:
@@ -151,7 +165,7 @@ def summary(run: Run, rows: Iterable[Row]) -> Table:
         records += [{"op": op, "direction": direction, **record} for record in found]
         shown = [record for record in found if record["implementation"] not in absent]
         sections.append(Section(f"{op} {direction}", tuple(_summary_line(record, against) for record in shown)))
-    headings = ("implementation", "right", "error", *(f"{TIMES} {n}" for n in against), "GFLOP/s", "not ok")
+    headings = ("implementation", "right", "error", *(f"{TIMES} {n}" for n in against), "GFLOP/s", PEAK, "not ok")
     return Table(
         f"Summary{_where(run)}",
         headings,
@@ -209,7 +223,16 @@ def detail(run: Run, rows: Iterable[Row]) -> Table:
         ordered = sorted(block, key=lambda row: (row.implementation not in ranks, _median_of(row)))
         lines = tuple(_detail_line(row, against, ranks, row is fastest) for row in ordered)
         sections.append(Section(f"{op} {direction} {case}", lines))
-    headings = ("implementation", "ms", "GFLOP/s", "GB/s", "error", *(f"{TIMES} {name}" for name in against), "rank")
+    headings = (
+        "implementation",
+        "ms",
+        "GFLOP/s",
+        "GB/s",
+        PEAK,
+        "error",
+        *(f"{TIMES} {name}" for name in against),
+        "rank",
+    )
     return Table(
         f"Every case{_where(run)}",
         headings,
@@ -432,7 +455,9 @@ def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> di
     for other in against:
         ratios = [row.speedups[other].median for row in timed(own) if other in row.speedups and other != name]
         record |= _interval_record(f"over_{other}", geometric_mean(ratios) if ratios else None)
-    record |= {"median_gflops": median(rates) if rates else None, "timed": len(timed(own))}
+    fractions = [row.fraction for row in timed(own) if row.fraction is not None]
+    record |= {"median_gflops": median(rates) if rates else None}
+    record |= {"median_fraction": median(fractions) if fractions else None, "timed": len(timed(own))}
     counts = Counter(_words(row.status) for row in own if row.status != "OK")
     counts.update("not repeatable" for row in own if row.repeatable is False)
     return record | {"not_ok": ", ".join(f"{count} {words}" for words, count in counts.most_common())}
@@ -448,6 +473,7 @@ def _summary_line(record: dict[str, Any], against: Sequence[str]) -> Line:
             number(record["worst_error_bounds"], digits=2),
             *ratios,
             number(record["median_gflops"]),
+            _percent(record["median_fraction"]),
             record["not_ok"] or "none",
         )
     )
@@ -540,6 +566,11 @@ def _spread_text(median: float | None, low: float | None, high: float | None) ->
     return with_spread(median, low, high, written=ratio)
 
 
+def _percent(fraction: float | None) -> str:
+    """Of the ceiling that binds: ``43%``."""
+    return MISSING if fraction is None else f"{number(100 * fraction, 2)}%"
+
+
 def _words(status: str) -> str:
     return status.lower().replace("_", " ")
 
@@ -558,5 +589,5 @@ def _pivot_text(row: Row | None) -> str:
 
 def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool) -> Line:
     ratios = (_ratio_text(row, name) for name in against)
-    rates = (number(row.gflops), number(row.gbytes_per_s), number(row.error_bounds, digits=2))
+    rates = (number(row.gflops), number(row.gbytes_per_s), _percent(row.fraction), number(row.error_bounds, digits=2))
     return Line((_label(row), _time_text(row), *rates, *ratios, ranks.get(row.implementation, MISSING)), is_strong)

@@ -163,6 +163,17 @@ def test_a_case_given_twice_is_done_once(tmp_path):
     assert len(_rows(tmp_path / "a.sqlite")) == 1
 
 
+def test_a_run_measures_the_ceilings_that_its_rows_are_held_against(tmp_path):
+    path = tmp_path / "a.sqlite"
+    assert invoke(*ONE, "--case", "dense:4x8,u2", "--db", str(path)).exit_code == 0
+    (row,) = _rows(path)
+    store = Store(path)
+    stored = store.run().machine["ceilings"]
+    store.close()
+    assert 0 < row.fraction < 1
+    assert row.binding.partition(":")[0] in {ceiling["name"] for ceiling in stored}
+
+
 def test_a_case_needs_no_operation_where_one_is_named():
     from bench.cli import _wanted
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bench.ceilings import Ceiling
 from bench.results import Interval, Row, Run
 from bench.store import Store
 from impls.specs import ConvSpec
@@ -53,7 +54,7 @@ def row(name, spec=SMALL, ms=1.0, over_keras=None, status="OK", samples_ms=None,
 ROWS = (
     row("numpy_gemm", SMALL, ms=2.0, over_keras=2.0),
     row("numpy_gemm", LARGE, ms=8.0, over_keras=0.5, status="NOISY"),
-    row("cv2", SMALL, ms=1.0, over_keras=4.0, error_bounds=0.5),
+    row("cv2", SMALL, ms=1.0, over_keras=4.0, error_bounds=0.5, fraction=0.25),
     row("cv2", LARGE, status="WRONG", reason="a pixel | is off", error_bounds=7.0),
     row("cuda", SMALL, status="UNAVAILABLE", reason="no driver"),
     row("cuda", LARGE, status="UNAVAILABLE", reason="no driver"),
@@ -147,8 +148,15 @@ def test_the_summary_says_what_gives_other_bits_from_call_to_call():
 def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     table = tables.summary(RUN, ROWS)
     assert line_of(table, "numpy_gemm")[1:4] == ("2/2", "0.25", "1.00 ±100%")
-    assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "10.0", "1 wrong")
+    assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "10.0", "25%", "1 wrong")
     assert line_of(table, "keras †")[1] == formats.MISSING
+
+
+def test_the_heading_says_what_the_rows_are_held_against():
+    ceiling = Ceiling("read, L1", "GB/s", (100.0, 500.0), threads=RUN.threads, level="L1")
+    run = replace(RUN, machine={**MACHINE, "ceilings": [ceiling.record()]})
+    assert dict(tables.heading(run, ROWS))["ceilings"] == "L1 500 GB/s"
+    assert "ceilings" not in dict(tables.heading(RUN, ROWS))
 
 
 def test_the_summary_lists_ours_by_speed_and_competitors_last():
