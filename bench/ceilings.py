@@ -161,6 +161,12 @@ def longer(*bounds: Bound | None) -> Bound | None:
     return max((b for b in bounds if b is not None), key=lambda b: b.seconds, default=None)
 
 
+def binding(case: Case, direction: str, limits: Iterable[Ceiling]) -> Bound | None:
+    """What binds a problem among these ceilings, by bytes or by operations; None where nothing was measured."""
+    limits = tuple(limits)
+    return longer(bound_by_bytes(case, direction, limits), bound_by_flops(case, limits))
+
+
 def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
     """A timed row with its fraction of the ceiling that binds it; IMPOSSIBLE beyond one that it must obey.
 
@@ -173,14 +179,13 @@ def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
     if row.status not in TIMED or row.median_s is None or row.high_s is None:
         return row
     case = parse_case(f"{row.op}:{row.spec}")
-    by_bytes, by_flops = bound_by_bytes(case, row.direction, limits), bound_by_flops(case, limits)
-    binding = longer(by_bytes, by_flops)
-    if binding is None:
+    bound = binding(case, row.direction, limits)
+    if bound is None:
         return row
     shortest = (1 + MARGIN) * row.high_s
-    row = replace(row, fraction=binding.seconds / row.median_s, binding=str(binding))
-    computes_all = row.op in WITH_PRODUCTS and row.algorithm in EVERY_PRODUCT
-    must_obey = longer(by_bytes, by_flops if computes_all and row.arithmetic in IN_FULL else None)
+    row = replace(row, fraction=bound.seconds / row.median_s, binding=str(bound))
+    computes_all = row.op in WITH_PRODUCTS and row.algorithm in EVERY_PRODUCT and row.arithmetic in IN_FULL
+    must_obey = bound if computes_all else bound_by_bytes(case, row.direction, limits)
     if must_obey is None or must_obey.seconds <= shortest:
         return row
     reason = f"{row.median_s:.3g} s a call, at least {must_obey.seconds:.3g} s by what was measured of {must_obey}"

@@ -711,11 +711,14 @@ def _profile(
     from dataclasses import replace
 
     from bench import profile_training
+    from bench.ceilings import CPU, in_force
+    from bench.profile_machine import limits_of, with_ceilings
     from bench.results import TRAINING
     from reports import formats
     from reports.network_tables import profile_report
 
-    run = _new_run(TRAINING, threads, 0, None)
+    run = with_ceilings(_new_run(TRAINING, threads, 0, None))
+    limits = in_force(limits_of(run).ceilings, CPU, run.threads)
     problems = profile_training.problems(names, dataset, structure)
     if how["batch"]:
         problems = tuple(replace(problem, batch=how["batch"]) for problem in problems)
@@ -725,7 +728,7 @@ def _profile(
             with _console(stderr=True).status(f"{problem.name}, {name}"):
                 profile = profile_training.profile_problem(problem, name, how["steps"] or profile_training.STEPS)
             found[problem.name, name] = profile
-    shown = profile_report(run, found)
+    shown = profile_report(run, found, limits)
     formats.show(shown, _console())
     if csv_path:
         csv_path.parent.mkdir(parents=True, exist_ok=True)
