@@ -194,7 +194,7 @@ class _Emitter:
         return cgutils.get_or_insert_function(self.builder.module, kind, name.format(self.tile.lanes))
 
     def loop(self, count, sums, pointers, steps, body):
-        """``count`` times, sums and pointers in registers; ``steps``: how far the pointer of b moves, and those of a."""
+        """``count`` times, sums and pointers in registers; ``steps``: how far b's pointer moves, and those of a."""
         builder = self.builder
         before, head = builder.block, builder.append_basic_block("sum")
         builder.branch(head)
