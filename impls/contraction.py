@@ -25,6 +25,8 @@ from numba.extending import intrinsic
 from impls.numba_setup import njit
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
+ROWS_PER_POINTER = 3
+"""Rows of a tile that share a pointer, at 0, 1 and 2 strides from it: what an address of x86 adds and scales itself."""
 
 
 class Host(NamedTuple):
@@ -105,13 +107,16 @@ def _emit(context, builder, tile, args):
         found = []
         for q in range(tile.rows):
             for p in range(tile.columns):
-                scalar = builder.load(builder.gep(a_rows[q], [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
+                group, k = divmod(q, ROWS_PER_POINTER)
+                row = emitter.moved(a_rows[group], multiples[k])
+                scalar = builder.load(builder.gep(row, [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
                 spread = emitter.spread(scalar)
                 found += [emitter.fma(spread, f, sums[len(found) + j]) for j, f in enumerate(factors)]
         return found
 
+    multiples = [builder.mul(a_row, INDEX(k)) for k in range(ROWS_PER_POINTER)]
     pointers = [emitter.pointer(b)] + [
-        emitter.moved(emitter.pointer(a), builder.mul(a_row, INDEX(q))) for q in range(tile.rows)
+        emitter.moved(emitter.pointer(a), builder.mul(a_row, INDEX(q))) for q in range(0, tile.rows, ROWS_PER_POINTER)
     ]
     steps = list(zip((b0, b1, b2), a_steps, strict=True))
 
