@@ -96,6 +96,7 @@ def _emit(context, builder, tile, args):
         :18
     ]
     last, floor = args[18:]
+    builder.function.attributes.add("noinline")
     vector = ir.VectorType(FLOAT, tile.lanes)
     emitter = _Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]

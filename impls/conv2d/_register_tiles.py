@@ -38,8 +38,8 @@ TILES = tuple(
 )
 LATENCY = 8
 """Fused multiply-adds in flight that keep the units busy: a tile of fewer takes as long."""
-OVERHEAD = 1
-"""Of one step of a tile's sums, in fused multiply-adds: the loads of outputs' factors, and the loop."""
+LOAD = 1.1
+"""Cost of a load in fused multiply-adds: there are as many units for either, but a load is more often late."""
 
 K0, K1, K2, K3, K4, K5, K6, K7, K8, K9, K10, K11, K12 = map(contraction, TILES)
 
@@ -147,13 +147,19 @@ def blocks(outputs: int, steps: Callable[[Tile], float]) -> np.ndarray:
     return np.array(found, np.int64)
 
 
+def _cost(tile):
+    """Of one step of a tile's sums, in fused multiply-adds."""
+    results = tile.rows * tile.columns
+    return max(LATENCY, results * tile.vectors, LOAD * (results + tile.vectors))
+
+
 def _cut(vectors, widest, steps):
     """(cost, tiles) of so many vectors in tiles of ``widest`` vectors and, at the end, narrower ones."""
     cost, tiles = 0.0, []
     while vectors:
         widest = min(widest, 1 << vectors.bit_length() - 1)
         each = {
-            k: steps(tile) * (max(LATENCY, tile.rows * tile.columns * tile.vectors) + OVERHEAD * tile.vectors)
+            k: steps(tile) * _cost(tile)
             for k, tile in enumerate(TILES)
             if tile.vectors == widest
         }
