@@ -38,7 +38,7 @@ TILES = tuple(
 )
 LATENCY = 8
 """Fused multiply-adds in flight that keep the units busy: a tile of fewer takes as long."""
-LOAD = 1.1
+LOAD = 1.3
 """Cost of a load in fused multiply-adds: there are as many units for either, but a load is more often late."""
 
 K0, K1, K2, K3, K4, K5, K6, K7, K8, K9, K10, K11, K12 = map(contraction, TILES)
@@ -130,21 +130,21 @@ class Block(NamedTuple):
     """Outputs in the last vector."""
 
 
-def blocks(outputs: int, steps: Callable[[Tile], float]) -> np.ndarray:
-    """(blocks, fields of Block): outputs cut into vectors and tiles at the least cost.
+def blocks(outputs: int, steps: Callable[[Tile], float]) -> tuple[float, np.ndarray]:
+    """(cost, (blocks, fields of Block)): outputs cut into vectors and tiles at the least cost.
 
     ``steps(tile)`` says how many of these tiles cover the results; infinity where they cannot.
     """
     vectors = -(-outputs // LANES)
     plans = [_cut(vectors, widest, steps) for widest in (1, 2, 4)]
-    _, cut = min((p for p in plans if p is not None), key=lambda plan: plan[0])
+    cost, cut = min((p for p in plans if p is not None), key=lambda plan: plan[0])
     first, found = 0, []
     for tile in cut:
         size = TILES[tile].vectors * LANES
         last = min(LANES, outputs - first - size + LANES)
         found.append(Block(first, tile, TILES[tile].rows, TILES[tile].columns, last))
         first += size
-    return np.array(found, np.int64)
+    return cost, np.array(found, np.int64)
 
 
 def _cost(tile):

@@ -35,7 +35,7 @@ from impls.conv2d._tiles import clear, copy
 from impls.numba_setup import njit, numba, prange
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE
 
-PIXELS = 256
+PIXELS = 1024
 """Results of a block for one filter: their dy for two vectors of filters takes two thirds of a first-level cache."""
 STRIP_BYTES = 256 << 10
 """Of a strip of more than one row: a quarter of a second-level cache."""
@@ -67,6 +67,8 @@ class Layout(NamedTuple):
     """Rows of taps in the sums of the weight gradient, in whole tiles."""
     sums_run: int
     """``run`` in whole tiles."""
+    strip: int
+    """Floats of a strip, and of what whole tiles read past it."""
     transposed: int
     """The weights' last axis is summed over: the input gradient."""
     in_place: int
@@ -78,38 +80,45 @@ def seen(axis: Axis) -> Axis:
     return axis if axis.taps else axis._replace(taps=1, dilation=1, pad=-axis.side)
 
 
-def neighbours(problem: Problem) -> int:
-    """Columns that share a vector of outputs: as many as cost the fewest steps per column."""
+def covered(problem: Problem, side: int, direction: str) -> tuple[float, np.ndarray]:
+    """(cost, blocks of outputs) where ``side`` neighbouring columns share vectors of outputs."""
+    rows, columns = problem.rows, problem.columns
+    taps = columns.taps + (side - 1) * columns.stride
+    runs, run = runs_of(problem, taps)
+
+    def forward_steps(tile):
+        reach = tile.rows * side
+        return inf if tile.columns > 1 or reach > columns.out else -(-columns.out // reach) * taps
+
+    def gradient_steps(tile):
+        if tile.columns == 1:
+            return rows.taps * runs * -(-run // tile.rows) / side
+        return -(-rows.taps // tile.rows) * runs * -(-run // tile.columns) / side
+
+    return blocks(problem.outer * side, gradient_steps if direction == GRAD_WEIGHTS else forward_steps)
+
+
+def runs_of(problem: Problem, taps: int) -> tuple[int, int]:
+    """(runs, run): columns of taps apart from each other in a strip, and factors that follow each other in each."""
+    joined = problem.groups == 1 and problem.columns.dilation == 1
+    return (1, taps * problem.inner) if joined else (taps, problem.inner)
+
+
+def neighbours(problem: Problem, direction: str) -> range:
+    """How many columns may share vectors of outputs: their outputs must follow each other."""
     columns = problem.columns
     if problem.groups > 1 or columns.dilation > 1 or columns.out_step > 1:
-        return 1
-
-    def cost(count):
-        return -(-count * problem.outer // LANES) * (columns.taps + (count - 1) * columns.stride) / count
-
-    return min(range(1, min(columns.out, max(1, LANES // problem.outer)) + 1), key=cost)
+        return range(1, 2)
+    return range(1, min(columns.out, max(1, (1 if direction == GRAD_WEIGHTS else 2) * LANES // problem.outer)) + 1)
 
 
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
     """(layout, blocks of outputs) of a problem whose axes are seen."""
     rows, columns = problem.rows, problem.columns
-    side = neighbours(problem)
+    side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
+    _, chosen = covered(problem, side, direction)
     taps = columns.taps + (side - 1) * columns.stride
-    joined = problem.groups == 1 and columns.dilation == 1
-    run = problem.inner * (taps if joined else 1)
-    runs = 1 if joined else taps
-
-    def forward_steps(tile):
-        reach = tile.rows * side
-        return inf if tile.columns > 1 or reach > columns.out else -(-columns.out // reach)
-
-    def gradient_steps(tile):
-        if tile.columns == 1:
-            return rows.taps * runs * -(-run // tile.rows)
-        return -(-rows.taps // tile.rows) * runs * -(-run // tile.columns)
-
-    is_gradient = direction == GRAD_WEIGHTS
-    chosen = blocks(problem.outer * side, gradient_steps if is_gradient else forward_steps)
+    runs, run = runs_of(problem, taps)
     tiles = [TILES[k] for k in chosen[:, 1]]
     strip_columns = (columns.out - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
     under = (rows.taps - 1) * rows.dilation + 1
@@ -118,18 +127,23 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
     lines = max(1, min(rows.out, PIXELS // columns.out, (most_rows - under) // rows.stride + 1))
     strip_rows = (lines - 1) * rows.stride + under
     whole = min(PIXELS // (rows.out * columns.out), STRIP_BYTES // (row_bytes * strip_rows))
+    samples = max(1, min(whole, problem.batch)) if lines == rows.out else 1
+    sums_rows = max(round_up(rows.taps, t.rows if t.columns > 1 else 1) for t in tiles)
+    sums_run = max(round_up(run, t.columns if t.columns > 1 else t.rows) for t in tiles)
+    past = (sums_rows - rows.taps) * rows.dilation * strip_columns * problem.groups * problem.inner + sums_run
     return Layout(
         neighbours=side,
         taps=taps,
         width=round_up(problem.outer * side, LANES),
         lines=lines,
-        samples=max(1, min(whole, problem.batch)) if lines == rows.out else 1,
+        samples=samples,
         strip_rows=strip_rows,
         strip_columns=strip_columns,
         runs=runs,
         run=run,
-        sums_rows=max(round_up(rows.taps, t.rows if t.columns > 1 else 1) for t in tiles),
-        sums_run=max(round_up(run, max(t.columns, t.rows if t.columns == 1 else 1)) for t in tiles),
+        sums_rows=sums_rows,
+        sums_run=sums_run,
+        strip=round_up(samples * strip_rows * strip_columns * problem.groups * problem.inner + past, LANES),
         transposed=direction == GRAD_INPUT,
         in_place=direction == FORWARD and side == 1,
     ), chosen
@@ -200,6 +214,15 @@ def pack_tap(index, w, record, packed):
 
 
 @njit
+def taps_inside(rows, line):
+    """(first, end) of the rows of taps that meet the image; one that does not if none does."""
+    top = line * rows.stride - rows.pad
+    first = max(0, -(top // rows.dilation))
+    end = min(rows.taps, (rows.side - 1 - top) // rows.dilation + 1)
+    return (first, end) if first < end else (0, 1)
+
+
+@njit
 def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, out):
     """One worker's share of the blocks in ``correlate``."""
     problem = record[0]
@@ -223,12 +246,14 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
         lay_out(x, sample, samples, line, lines, record, strip)
         for group in range(problem.groups):
             for k in range(len(chosen)):
-                first, tile, reach, last = chosen[k, 0], chosen[k, 1], chosen[k, 2] * side, chosen[k, 4]
+                first, tile, tile_rows, _, last = chosen[k]
+                reach = tile_rows * side
                 b = weights + 4 * (group * group_step + first)
                 start = bias.ctypes.data + 4 * (group * width + first)
                 for n in range(samples):
                     for i in range(lines):
-                        a_line = (n * problem.strip_rows + i * rows.stride) * pitch + group * inner
+                        s, end = taps_inside(rows, line + i)
+                        a_line = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch + group * inner
                         out_line = ((sample + n) * out.shape[1] + rows.out_first + (line + i) * rows.out_step) * out.shape[2]
                         for step in range(-(-columns.out // reach)):
                             j = min(step * reach, columns.out - reach)
@@ -237,8 +262,8 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
                                 tile,
                                 strip.ctypes.data + 4 * (a_line + j * columns.stride * channels),
                                 side * columns.stride * channels, rows.dilation * pitch, columns.dilation * channels, 1,
-                                b, b0, inner * b2, b2,
-                                rows.taps, n1, n2,
+                                b + 4 * s * b0, b0, inner * b2, b2,
+                                end - s, n1, n2,
                                 start, 0, 0,
                                 out.ctypes.data + 4 * y, side * columns.out_step * outputs, 0,
                                 last, floor,
@@ -284,34 +309,44 @@ def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
             for r in range(samples * lines):
                 for k in range(line_floats):
                     own[k] += flat[dy_first + r * line_floats + k]
-        is_first = block == part * total // parts
         for group in range(problem.groups):
             for k in range(low, high):
-                first, tile, tile_rows, tile_columns, last = chosen[k, 0], chosen[k, 1], chosen[k, 2], chosen[k, 3], chosen[k, 4]
+                first, tile, tile_rows, tile_columns, last = chosen[k]
                 several = tile_columns > 1
                 tap_rows, along = (tile_rows, tile_columns) if several else (1, tile_rows)
                 b = dy.ctypes.data + 4 * (dy_first + group * outer + first)
                 for s in range(0, rows.taps, tap_rows):
+                    top, bottom = inside(rows, s, tap_rows, line, lines)
+                    if top >= bottom:
+                        continue
+                    down = top * rows.stride * pitch + s * rows.dilation * pitch + group * inner
                     for t in range(problem.runs):
                         for c in range(0, problem.run, along):
-                            a = s * rows.dilation * pitch + t * columns.dilation * channels + group * inner + c
+                            a = strip.ctypes.data + 4 * (down + t * columns.dilation * channels + c)
                             at = group * group_step + s * row_step + (t * problem.sums_run + c) * width + first
-                            add_tile(
-                                tile, several, is_first, strip.ctypes.data + 4 * a, b, sums[part].ctypes.data + 4 * at,
-                                row_step, last, samples, lines, pitch, channels, line_floats, outputs, record,
-                            )  # fmt: skip
+                            out = sums[part].ctypes.data + 4 * at
+                            add_tile(tile, several, a, b + 4 * top * line_floats, out, last, samples, bottom - top, record)
 
 
 @njit
-def add_tile(tile, several, is_first, a, b, out, row_step, last, samples, lines, pitch, channels, line_floats, outputs, record):
+def inside(rows, s, taps, line, lines):
+    """(first, end) of the lines, counted from ``line``, in which tap row ``s`` or one of the next meets the image."""
+    above = rows.pad - (s + taps - 1) * rows.dilation
+    below = rows.side - 1 + rows.pad - s * rows.dilation
+    return max(0, -(-above // rows.stride) - line), min(lines, below // rows.stride + 1 - line)
+
+
+@njit
+def add_tile(tile, several, a, b, out, last, samples, lines, record):
     """Add the pixels of a block to one tile of sums."""
     problem = record[0]
     rows, columns, side, width = problem.rows, problem.columns, problem.neighbours, problem.width
+    channels, outputs = problem.groups * problem.inner, problem.groups * problem.outer
+    pitch, line_floats = problem.strip_columns * channels, columns.out * outputs
     whole, rest = divmod(columns.out, side)
     a0, a1, a2 = problem.strip_rows * pitch, rows.stride * pitch, side * columns.stride * channels
     b0, b1, b2 = rows.out * line_floats, line_floats, side * outputs
-    a_row = rows.dilation * pitch if several else 1
-    out_row = row_step if several else width
+    a_row, out_row = (rows.dilation * pitch, problem.runs * problem.sums_run * width) if several else (1, width)
     multiply(
         tile, a, a_row, a0, a1, a2, b, b0, b1, b2, samples, lines, whole,
         out, out_row, width, out, out_row, width, last, np.float32(-np.inf),
@@ -394,10 +429,7 @@ class NumbaJitBlocked(Plan):
     def _shapes(problem, direction):
         """Forward: bias, packed, strips; weight gradient: sums, sums of dy per column of a line, strips."""
         layout, _ = cut(problem, direction)
-        channels = problem.groups * problem.inner
-        slack = (layout.sums_rows - problem.rows.taps) * problem.rows.dilation * layout.strip_columns * channels
-        strip = layout.samples * layout.strip_rows * layout.strip_columns * channels + slack + layout.sums_run
-        strip = round_up(strip, LANES)
+        strip = layout.strip
         if direction == GRAD_WEIGHTS:
             sums = problem.groups * layout.sums_rows * layout.runs * layout.sums_run * layout.width
             parts, splits = division(problem, sums)
