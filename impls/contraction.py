@@ -96,7 +96,7 @@ def _emit(context, builder, tile, args):
         :18
     ]
     last, floor = args[18:]
-    builder.function.attributes.add("noinline")
+    builder.function.attributes.add("noinline")  # its registers are its own; compiled once however often it is called
     vector = ir.VectorType(FLOAT, tile.lanes)
     emitter = _Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]
@@ -200,7 +200,7 @@ class _Emitter:
         return cgutils.get_or_insert_function(self.builder.module, kind, name.format(self.tile.lanes))
 
     def loop(self, count, sums, pointers, steps, body):
-        """``count`` times, sums and pointers in registers; the pointer of b moves by steps[0], those of a by steps[1]."""
+        """``count`` times, all in registers; the pointer of b moves by steps[0], those of a by steps[1]."""
         builder = self.builder
         before, head = builder.block, builder.append_basic_block("sum")
         builder.branch(head)

@@ -158,11 +158,7 @@ def _cut(vectors, widest, steps):
     cost, tiles = 0.0, []
     while vectors:
         widest = min(widest, 1 << vectors.bit_length() - 1)
-        each = {
-            k: steps(tile) * _cost(tile)
-            for k, tile in enumerate(TILES)
-            if tile.vectors == widest
-        }
+        each = {k: steps(tile) * _cost(tile) for k, tile in enumerate(TILES) if tile.vectors == widest}
         best = min(each, key=each.__getitem__)
         if each[best] == float("inf"):
             return None

@@ -2,9 +2,9 @@
 
 For a block of output rows, the image rows under their windows are copied to a strip, with zeros at the borders and
 otherwise as they lie. A tile then computes several results of a row for one or more vectors of filters, and sums
-over tap rows, tap columns and channels: windows overlap in the strip, nothing is copied per tap. The last tile of a row
-overlaps the one before, so that there is no remainder. The weight gradient sums over the pixels of a block instead: its tiles
-hold taps and channels by filters, and it reads dy as it lies.
+over tap rows, tap columns and channels: windows overlap in the strip, nothing is copied per tap. The last tile of a
+row overlaps the one before, so that there is no remainder. The weight gradient sums over the pixels of a block
+instead: its tiles hold taps and channels by filters, and it reads dy as it lies. Rows of taps on padding are left out.
 
 Where a vector holds several times the filters there are, it takes the filters of neighbouring columns as well, which
 lie beside each other in the output: one problem with more filters and ``stride`` more taps for each column.
@@ -36,7 +36,7 @@ from impls.numba_setup import njit, numba, prange
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE
 
 PIXELS = 1024
-"""Results of a block for one filter: their dy for two vectors of filters takes two thirds of a first-level cache."""
+"""The most results of a block for one filter: more rows share their halo, and sums are loaded and stored less often."""
 STRIP_BYTES = 256 << 10
 """Of a strip of more than one row: a quarter of a second-level cache."""
 PART_PIXELS = 1024
@@ -105,11 +105,15 @@ def runs_of(problem: Problem, taps: int) -> tuple[int, int]:
 
 
 def neighbours(problem: Problem, direction: str) -> range:
-    """How many columns may share vectors of outputs: their outputs must follow each other."""
+    """How many columns may share vectors of outputs: their outputs must follow each other.
+
+    In the weight gradient they share one vector, so that a rest of the columns leaves out lanes of the last alone.
+    """
     columns = problem.columns
     if problem.groups > 1 or columns.dilation > 1 or columns.out_step > 1:
         return range(1, 2)
-    return range(1, min(columns.out, max(1, (1 if direction == GRAD_WEIGHTS else 2) * LANES // problem.outer)) + 1)
+    room = LANES if direction == GRAD_WEIGHTS else 2 * LANES
+    return range(1, min(columns.out, max(1, room // problem.outer)) + 1)
 
 
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
@@ -233,13 +237,14 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
     strip = strips[worker]
     if problem.in_place:
         b_first = (rows.tap_first * w.shape[1] + columns.tap_first) * inner * outputs
-        weights, group_step, b2 = w.ctypes.data + 4 * b_first, outer, outputs
+        weights, group_step, b2 = np.int64(w.ctypes.data) + 4 * b_first, outer, outputs
         b0 = w.shape[1] * inner * outputs
     else:
-        weights, group_step, b2 = packed.ctypes.data, rows.taps * taps * inner * width, width
+        weights, group_step, b2 = np.int64(packed.ctypes.data), rows.taps * taps * inner * width, width
         b0 = taps * inner * width
-    n1, n2 = problem.runs, problem.run
+    a_row, out_row = side * columns.stride * channels, side * columns.out_step * outputs
     floor = np.float32(0 if relu else -np.inf)
+    none, one = np.int64(0), np.int64(1)  # literals would be types, and types compilations
     total, workers = count_blocks(record), len(strips)
     for block in range(worker * total // workers, (worker + 1) * total // workers):
         sample, samples, line, lines = place_of(block, record)
@@ -254,18 +259,18 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
                     for i in range(lines):
                         s, end = taps_inside(rows, line + i)
                         a_line = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch + group * inner
-                        out_line = ((sample + n) * out.shape[1] + rows.out_first + (line + i) * rows.out_step) * out.shape[2]
+                        h = rows.out_first + (line + i) * rows.out_step
+                        out_line = ((sample + n) * out.shape[1] + h) * out.shape[2] + columns.out_first
                         for step in range(-(-columns.out // reach)):
                             j = min(step * reach, columns.out - reach)
-                            y = (out_line + columns.out_first + j * columns.out_step) * outputs + group * outer + first
+                            y = (out_line + j * columns.out_step) * outputs + group * outer + first
                             multiply(
-                                tile,
-                                strip.ctypes.data + 4 * (a_line + j * columns.stride * channels),
-                                side * columns.stride * channels, rows.dilation * pitch, columns.dilation * channels, 1,
+                                tile, strip.ctypes.data + 4 * (a_line + j * columns.stride * channels), a_row,
+                                rows.dilation * pitch, columns.dilation * channels, one,
                                 b + 4 * s * b0, b0, inner * b2, b2,
-                                end - s, n1, n2,
-                                start, 0, 0,
-                                out.ctypes.data + 4 * y, side * columns.out_step * outputs, 0,
+                                end - s, problem.runs, problem.run,
+                                start, none, none,
+                                out.ctypes.data + 4 * y, out_row, none,
                                 last, floor,
                             )  # fmt: skip
 
@@ -273,7 +278,6 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
 @njit(parallel=True)
 def correlate(x, w, b, relu, record, chosen, bias, packed, strips, out):
     """Fill the problem's pixels of out with sums, bias and relu."""
-    problem = record[0]
     for group in range(record[0].groups):
         for e in range(record[0].neighbours):
             for q in range(record[0].outer):
@@ -289,7 +293,7 @@ def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
     """One worker's part of the batch and share of the filters in ``accumulate``."""
     problem = record[0]
     rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
-    side, width = problem.neighbours, problem.width
+    width = problem.width
     channels, outputs = problem.groups * inner, problem.groups * outer
     pitch, line_floats = problem.strip_columns * channels, columns.out * outputs
     parts, splits = len(sums), len(strips) // len(sums)
@@ -314,18 +318,18 @@ def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
                 first, tile, tile_rows, tile_columns, last = chosen[k]
                 several = tile_columns > 1
                 tap_rows, along = (tile_rows, tile_columns) if several else (1, tile_rows)
-                b = dy.ctypes.data + 4 * (dy_first + group * outer + first)
                 for s in range(0, rows.taps, tap_rows):
                     top, bottom = inside(rows, s, tap_rows, line, lines)
                     if top >= bottom:
                         continue
-                    down = top * rows.stride * pitch + s * rows.dilation * pitch + group * inner
+                    down = (top * rows.stride + s * rows.dilation) * pitch + group * inner
+                    b = dy.ctypes.data + 4 * (dy_first + top * line_floats + group * outer + first)
                     for t in range(problem.runs):
                         for c in range(0, problem.run, along):
                             a = strip.ctypes.data + 4 * (down + t * columns.dilation * channels + c)
                             at = group * group_step + s * row_step + (t * problem.sums_run + c) * width + first
                             out = sums[part].ctypes.data + 4 * at
-                            add_tile(tile, several, a, b + 4 * top * line_floats, out, last, samples, bottom - top, record)
+                            add_tile(tile, several, a, b, out, last, samples, bottom - top, record)
 
 
 @njit
@@ -353,7 +357,7 @@ def add_tile(tile, several, a, b, out, last, samples, lines, record):
     )  # fmt: skip
     if rest > 0:
         multiply(
-            tile, a + 4 * whole * a2, a_row, a0, a1, a2, b + 4 * whole * b2, b0, b1, b2, samples, lines, 1,
+            tile, a + 4 * whole * a2, a_row, a0, a1, a2, b + 4 * whole * b2, b0, b1, b2, samples, lines, np.int64(1),
             out, out_row, width, out, out_row, width, rest * problem.outer, np.float32(-np.inf),
         )  # fmt: skip
 
@@ -415,11 +419,11 @@ class NumbaJitBlocked(Plan):
     def scratch_bytes(cls, spec, directions):
         """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
         needs = [
-            ITEMSIZE[FLOAT32] * sum(round_up(prod(shape), LANES) for shape in cls._shapes(p._replace(batch=UNBOUNDED), d))
-            for d in directions
-            for p in cls._problems(spec, d)
+            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=UNBOUNDED), direction))
+            for direction in directions
+            for problem in cls._problems(spec, direction)
         ]
-        return max(needs, default=0)
+        return ITEMSIZE[FLOAT32] * max(needs, default=0)
 
     @staticmethod
     def _problems(spec, direction):
@@ -429,17 +433,17 @@ class NumbaJitBlocked(Plan):
     def _shapes(problem, direction):
         """Forward: bias, packed, strips; weight gradient: sums, sums of dy per column of a line, strips."""
         layout, _ = cut(problem, direction)
-        strip = layout.strip
         if direction == GRAD_WEIGHTS:
             sums = problem.groups * layout.sums_rows * layout.runs * layout.sums_run * layout.width
             parts, splits = division(problem, sums)
             line = problem.columns.out * problem.groups * problem.outer
-            return [(parts, sums), (parts, line), (parts * splits, strip)]
-        room = MOST_BYTES // (ITEMSIZE[FLOAT32] * strip)
+            return [(parts, sums), (parts, line), (parts * splits, layout.strip)]
+        room = MOST_BYTES // (ITEMSIZE[FLOAT32] * layout.strip)
         count = -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples)
         workers = max(1, min(numba.get_num_threads(), count, room))
-        packed = 0 if layout.in_place else problem.groups * problem.rows.taps * layout.taps * problem.inner * layout.width
-        return [(problem.groups, layout.width), (packed,), (workers, strip)]
+        taps = 0 if layout.in_place else problem.rows.taps * layout.taps
+        packed = problem.groups * taps * problem.inner * layout.width
+        return [(problem.groups, layout.width), (packed,), (workers, layout.strip)]
 
     def prepare(self):
         self._steps = {d: [self._step(p, d) for p in self._problems(self.spec, d)] for d in self.directions}
