@@ -25,6 +25,8 @@ from numba.extending import intrinsic
 from impls.numba_setup import njit
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
+ROWS_PER_POINTER = 3
+"""Rows of a tile that share a pointer, at 0, 1 and 2 strides from it: what an address of x86 adds and scales itself."""
 
 
 class Host(NamedTuple):
@@ -94,6 +96,7 @@ def _emit(context, builder, tile, args):
         :18
     ]
     last, floor = args[18:]
+    builder.function.attributes.add("noinline")  # its registers are its own; compiled once however often it is called
     vector = ir.VectorType(FLOAT, tile.lanes)
     emitter = _Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]
@@ -105,13 +108,16 @@ def _emit(context, builder, tile, args):
         found = []
         for q in range(tile.rows):
             for p in range(tile.columns):
-                scalar = builder.load(builder.gep(a_rows[q], [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
+                group, k = divmod(q, ROWS_PER_POINTER)
+                row = emitter.moved(a_rows[group], multiples[k])
+                scalar = builder.load(builder.gep(row, [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
                 spread = emitter.spread(scalar)
                 found += [emitter.fma(spread, f, sums[len(found) + j]) for j, f in enumerate(factors)]
         return found
 
+    multiples = [builder.mul(a_row, INDEX(k)) for k in range(ROWS_PER_POINTER)]
     pointers = [emitter.pointer(b)] + [
-        emitter.moved(emitter.pointer(a), builder.mul(a_row, INDEX(q))) for q in range(tile.rows)
+        emitter.moved(emitter.pointer(a), builder.mul(a_row, INDEX(q))) for q in range(0, tile.rows, ROWS_PER_POINTER)
     ]
     steps = list(zip((b0, b1, b2), a_steps, strict=True))
 
@@ -194,7 +200,7 @@ class _Emitter:
         return cgutils.get_or_insert_function(self.builder.module, kind, name.format(self.tile.lanes))
 
     def loop(self, count, sums, pointers, steps, body):
-        """``count`` times, sums and pointers in registers; ``steps``: how far b's pointer moves, and those of a."""
+        """``count`` times, all in registers; the pointer of b moves by steps[0], those of a by steps[1]."""
         builder = self.builder
         before, head = builder.block, builder.append_basic_block("sum")
         builder.branch(head)

@@ -84,10 +84,10 @@ class Layout(NamedTuple):
     """Floats of one block of windows, which may overlap."""
 
 
-def record(problem: Problem, layout: Layout) -> np.ndarray:
+def record(problem: Problem, layout: NamedTuple) -> np.ndarray:
     """(1,): the fields of a problem, its axes nested, and of its layout, as compiled kernels read them."""
     axis = np.dtype([(name, np.int64) for name in Axis._fields])
-    fields = [(name, axis if name in ("rows", "columns") else np.int64) for name in Problem._fields + Layout._fields]
+    fields = [(name, axis if name in ("rows", "columns") else np.int64) for name in Problem._fields + layout._fields]
     return np.array([(*problem, *layout)], fields)
 
 
@@ -190,7 +190,7 @@ SMALLEST = ConvSpec(1, 1, 1, 1, 1, (1, 1))
 
 
 @cache
-def compile_loops(plan_type: type[CorrelationPlan], direction: str) -> None:
+def compile_loops(plan_type: type[Plan], direction: str) -> None:
     """Have numba compile a direction's loops, or load them from its cache, by running them on one product."""
     shapes = [argument.shape for argument in arguments(SMALLEST, direction)]
     plan_type(SMALLEST, (direction,)).bind(direction, *(np.ones(shape, FLOAT32) for shape in shapes))()
