@@ -67,13 +67,14 @@ def test_a_table_survives_its_file(tmp_path):
     assert read(tmp_path / "folder" / "table.csv") == before
 
 
-def test_the_default_was_measured_for_every_direction_of_a_convolution():
+@pytest.mark.parametrize("op", ["conv2d", "dense", "maxpool2d"])
+def test_the_default_was_measured_for_every_direction_of_a_layer(op):
     """It says on what, and every name in it is an implementation."""
     default = read(DEFAULT)
+    found = [entry for entry in default.entries if entry.case.op == op]
     assert default.origin.startswith("measured: ")
-    assert {entry.case.op for entry in default.entries} == {"conv2d"}
-    assert {entry.direction for entry in default.entries} == set(DIRECTIONS)
-    assert {name for entry in default.entries for name in entry.seconds} <= set(registry.names("conv2d"))
+    assert {entry.direction for entry in found} == set(directions_of(op))
+    assert {name for entry in found for name in entry.seconds} <= set(registry.names(op))
 
 
 @pytest.mark.parametrize("op", OPS)
