@@ -8,8 +8,6 @@ contestant has learned is judged here, in one way for all, by the probabilities 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import experiments, machine, pool
-from bench.arena import shared_folder
 from bench.contestant import KERAS, OURS, TORCH
 from bench.experiments import Experiment, Turn
 from bench.results import Failure, Training
+from bench.shared_folders import SharedFolder
 from impls.competitors.keras import BACKENDS
 from impls.nn.losses import EPSILON
 from impls.nn.network import Network
@@ -116,7 +114,8 @@ class Contest:
         self.seed = seed
         self._processes: dict[str, pool.WorkerProcess] = {}
         self._refusals: dict[str, dict[str, Any]] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=shared_folder()))
+        self._shared = SharedFolder()
+        self._folder = self._shared.path
 
     def __enter__(self) -> Contest:
         return self
@@ -124,7 +123,7 @@ class Contest:
     def __exit__(self, *unused: object) -> None:
         for process in self._processes.values():
             process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shared.close()
 
     def run(
         self, experiment: Experiment, repetition: int, progress: Progress | None = None, keep: Path | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import arena, check, inputs, machine, nvml, pool, statistics, timing
-from bench.results import RESIDENT_BY_DEVICE, Failure, Row
+from bench.results import RESIDENT_BY_DEVICE, Failure, Row, decided
+from bench.shared_folders import SharedFolder
 from bench.truth import release
 from impls import Case, Unavailable, get
 from impls.specs import ITEMSIZE, traffic
@@ -112,7 +112,8 @@ class Contender:
         return self.row.status == "OK"
 
     def end(self, status: str, reason: str) -> None:
-        """Finish with a status that is not OK."""
+        """Finish with a status that is not OK; of several the one that comes first stands."""
+        status, reason = decided((self.row.status, self.row.reason), (status, reason))
         self.row = replace(self.row, status=status, reason=reason)
 
 
@@ -143,7 +144,8 @@ class Session:
         self.xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
-        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
+        self._shared = SharedFolder()
+        self._folder = self._shared.path
         self._rates: dict[tuple[str, str, str], float] = {}
 
     def __enter__(self) -> Session:
@@ -151,14 +153,15 @@ class Session:
 
     def __exit__(self, *unused: object) -> None:
         self._pool.__exit__()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shared.close()
 
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Start the workers for these (op, name) side by side and wait until all are idle.
 
         A competitor that is not there gets no process.
         """
-        self._pool.start([pair for pair in pairs if not _absent(*pair)], self.effort.start_s)
+        there = [pair for pair in pairs if not _absent(*pair)]
+        self._pool.start(there, self.effort.start_s, min(self.effort.plan_s, pool.START_SECONDS))
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
@@ -244,6 +247,9 @@ class Session:
             return {}
         if answer.get("side_effect"):
             contender.end("SIDE_EFFECT", answer["side_effect"])
+            self._pool.replace(contender.name)  # what was changed stays changed in that process
+        if answer.get("leak"):
+            contender.end("LEAK", answer["leak"])
         if "peak_bytes" in answer:
             contender.row = replace(contender.row, peak_bytes=answer["peak_bytes"])
         return answer
@@ -507,6 +513,8 @@ class Session:
             arrays, truth = truths[i]
             outputs = self._read(case, direction, Path(results[i]))
             _judge(contender, case, direction, inputs.DENSE, arrays, outputs, truth)
+        if contender.row.status == "WRONG":  # is it an input that the call before changed?
+            self._ask(contender, "inspect", self.effort.call_s)
         return answer
 
     # --- shared arrays ---

@@ -19,6 +19,7 @@ STATUSES = (
     "ERROR",
     "SIDE_EFFECT",
     "WRONG",
+    "LEAK",
     "ASYNC_MISMATCH",
     "OVER_BUDGET",
     "NOISY",
@@ -43,6 +44,11 @@ FIGURES = {
 ``samples_s`` is the resident figure: arrays on the device, from the first launch to idle, by the host's clock. The same
 loops by the device's clock are kept as RESIDENT_BY_DEVICE, to be held against it; they are no figure of their own.
 """
+
+
+def decided(*found: tuple[str, str]) -> tuple[str, str]:
+    """The one (status, reason) of several that a row gets: the status that comes first, and what was found first."""
+    return min(found, key=lambda each: STATUSES.index(each[0]))
 
 
 TRAINING = "training"

@@ -1,0 +1,59 @@
+"""What harms its process is a row with its status and its last words, and the run goes on with a fresh worker."""
+
+import importlib.util
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.measure import Session
+from impls import parse_case
+from tests.plugins import install
+
+SOURCE = Path(__file__).parent / "faulty" / "faulty_processes.py"
+CASE = parse_case("conv2d:3x6x7x4,k3x3,f5")
+
+
+def _load():
+    spec = importlib.util.spec_from_file_location("faulty_processes", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FAULTS = _load()
+EXPECTED = {
+    name: expected
+    for name, (_, *expected) in FAULTS.EXPECTED.items()
+    if platform.machine() == "x86_64" or name not in FAULTS.ON_X86
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A row per kernel from one session, and under "right afterwards" one of a case that came later."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("plugin")
+        (folder / "faulty_processes.py").write_text(SOURCE.read_text())
+        install(folder, {f"conv2d.{name}": f"faulty_processes:{name}" for name in EXPECTED}, monkeypatch)
+        with Session(threads=1) as session:
+            session.start([("conv2d", name) for name in EXPECTED])
+            session.effort = replace(session.effort, plan_s=2.0, call_s=2.0)
+            found = {row.implementation: row for row in session.run(CASE, "forward", tuple(EXPECTED), budget_s=2.0)}
+            (again,) = session.verify(CASE, "forward", ("right",))
+            return found | {"right afterwards": again}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_fault_gets_its_status_and_keeps_its_last_words(rows, name):
+    status, words = EXPECTED[name]
+    row = rows[name]
+    assert row.status in ((status, "NOISY") if status == "OK" else (status,)), row.reason
+    assert words in row.reason or row.status == "NOISY"
+    assert len(row.reason) < 2100
+
+
+def test_who_is_right_among_them_is_timed_and_goes_on(rows):
+    assert rows["right"].median_s > 0
+    assert rows["right afterwards"].status == "OK"
