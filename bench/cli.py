@@ -113,6 +113,25 @@ _selection = _options(
     click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L."),
 )
 
+_limits = _options(
+    click.option(
+        "--setup-limit",
+        "setup_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=180.0,
+        show_default=True,
+        help="Seconds that an import, or making one plan, may take; then it is a TIMEOUT.",
+    ),
+    click.option(
+        "--call-limit",
+        "call_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        help="Seconds that the calls of one sample may take, beside four times what they are expected to.",
+    ),
+)
+
 _store = click.option("--db", default=DEFAULT_STORE, show_default=True, help="SQLite file or SQLAlchemy URL.")
 
 
@@ -127,6 +146,7 @@ def list_command(ops: tuple[str, ...]) -> None:
 
 @main.command()
 @_selection
+@_limits
 @click.option(
     "--model",
     "models",
@@ -145,6 +165,8 @@ def verify(
     training: bool,
     images: int,
     output: Path | None,
+    setup_limit_s: float,
+    call_limit_s: float,
     **options: Any,
 ) -> None:
     """Check every implementation and direction; nothing is timed. Exit status 1 if anything of ours is wrong.
@@ -180,7 +202,7 @@ def verify(
                     rows.append(verify_training(keras, model, images, seed))
                 show(checks.training_table(rows[-1]))
     else:
-        with _session(threads, seed, device) as session:
+        with _session(threads, seed, device, limits=(setup_limit_s, call_limit_s)) as session:
             session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
             if not models:
                 rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
@@ -199,6 +221,7 @@ def verify(
 
 @main.command()
 @_selection
+@_limits
 @click.option(
     "--memory",
     type=click.Choice(["hot", "both"]),
@@ -221,6 +244,8 @@ def run(
     db: str,
     json_path: Path | None,
     csv_path: Path | None,
+    setup_limit_s: float,
+    call_limit_s: float,
     **options: Any,
 ) -> None:
     """Check every implementation, then time those that are right, in shuffled rounds with the competitors.
@@ -237,7 +262,8 @@ def run(
     seconds = budget if budget is not None else suite.budget_s
     if not seconds > 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
-    wished = _new_run(suite.name, threads, options["seed"], device)
+    limits = {"setup_limit_s": setup_limit_s, "call_limit_s": call_limit_s}
+    wished = _new_run(suite.name, threads, options["seed"], device, memory=memory, budget_s=seconds, **limits)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(wished)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
@@ -247,13 +273,11 @@ def run(
 
     def measure(job: Job) -> list[Row]:
         found = [in_suite(row, suite) for row in session.run(job.case, job.direction, job.names, seconds)]
-        for row in found:
-            if (row.op, row.spec, row.direction, row.implementation) not in before:
-                store.add(current, row)
+        store.add(current, *(r for r in found if (r.op, r.spec, r.direction, r.implementation) not in before))
         return found
 
     interrupted = False
-    with _session(current.threads, current.seed, device, memory) as session:
+    with _session(current.threads, current.seed, device, memory, (setup_limit_s, call_limit_s)) as session:
         try:
             session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
@@ -585,8 +609,11 @@ def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
     return grid
 
 
-def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> Run:
-    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist."""
+def _new_run(suite: str, threads: int | None, seed: int, device: str | None, **options: Any) -> Run:
+    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist.
+
+    ``options``: what else must be the same where it is gone on with.
+    """
     from datetime import UTC, datetime
 
     from bench import machine
@@ -599,6 +626,7 @@ def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> 
         threads=threads or machine.usable_cores(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(device),
+        options=options,
     )
 
 
@@ -610,6 +638,8 @@ def _latest_like(store: Store, wished: Run) -> Run:
     common = {name: (getattr(current, name), getattr(wished, name)) for name in ("suite", "seed", "threads")}
     for name, key in (("machine", "id"), ("commit", "commit"), ("versions", "versions")):
         common[name] = (current.machine.get(key), wished.machine[key])
+    common["GPU"] = (current.machine.get("cuda_device", {}), wished.machine["cuda_device"])
+    common |= {name: (stored, wished.options.get(name)) for name, stored in current.options.items()}
     for name, (stored, now) in common.items():
         if stored != now:
             raise click.UsageError(
@@ -658,12 +688,20 @@ def _turns(experiment: Experiment, repetition: int) -> Iterator[Progress]:
         yield progress
 
 
-def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:
+def _session(
+    threads: int | None, seed: int, device: str | None, memory: str = "hot", limits: tuple[float, float] | None = None
+) -> Any:
+    """A session; ``limits``: seconds that a set-up and a call may take."""
+    from dataclasses import replace
+
     from bench.machine import usable_cores
     from bench.measure import Session
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
-    return Session(threads or usable_cores(), seed, device=device, memory=memory)
+    session = Session(threads or usable_cores(), seed, device=device, memory=memory)
+    if limits:
+        session.effort = replace(session.effort, plan_s=limits[0], call_s=limits[1])
+    return session
 
 
 def _wanted(

@@ -184,6 +184,8 @@ class Run:
     started: str
     """ISO 8601, UTC."""
     machine: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen beside these and must be the same where a run is gone on with, by name; plain values."""
     id: int | None = None
 
 
