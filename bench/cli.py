@@ -527,6 +527,36 @@ def profile_network(
         )
 
 
+@main.command("soak")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the faults and their times.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep the store there.")
+@click.pass_context
+def soak_command(ctx: click.Context, minutes: float, seed: int, folder: Path | None) -> None:
+    """Kill runs, their workers and their store at random, go on, and prove that every row is there, once.
+
+    Exit status 1 if anything was lost, doubled or malformed, with what it was.
+    """
+    import tempfile
+
+    from bench.soak import KINDS, Report, soak
+
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as made, _console(stderr=True).status("starting") as status:
+
+        def progress(report: Report) -> None:
+            status.update(f"{report.faults.total()} faults, {report.resumes} resumes, {report.rows} rows")
+
+        report = soak(minutes, seed, folder or Path(made), progress)
+    _print(_grid(("fault", "times"), [(kind, str(report.faults[kind])) for kind in KINDS]))
+    click.echo(f"{report.runs} runs, {report.resumes} resumes, {report.rows} rows: {len(report.losses)} losses")
+    for loss in report.losses:
+        click.echo(loss, err=True)
+    if report.losses:
+        ctx.exit(1)
+
+
 @main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def cuda_acceptance(arguments: tuple[str, ...]) -> None:

@@ -8,24 +8,31 @@ removes those that nobody holds.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import IO
 
 PREFIX = "layerbench-"
+NAME = re.compile(rf"{PREFIX}(\d+)-")
+"""With the number of the process that made it."""
 LOCK = "lock"
 
 
 class SharedFolder:
     """A new folder for as long as this object is used; ``close`` removes it with everything in it."""
 
-    def __init__(self, parent: Path | None = None) -> None:
-        """In ``parent``, or in memory that processes share where the system has a folder for it."""
-        parent = parent or Path(_in_memory() or tempfile.gettempdir())
-        _remove_leftovers(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
-        self._lock = _locked(self.path)
+    def __init__(self) -> None:
+        """In memory that processes share, where the system has a folder for it; else in the temporary folder."""
+        for each in folders():
+            if _is_left_over(each):
+                shutil.rmtree(each, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_parent()))
+        unnamed = self.path / "new"
+        self._lock = unnamed.open("wb")
+        _lock(self._lock)
+        unnamed.rename(self.path / LOCK)  # so that nobody finds it unlocked
 
     def close(self) -> None:
         """Remove the folder."""
@@ -33,23 +40,40 @@ class SharedFolder:
         self._lock.close()
 
 
-def _in_memory() -> str | None:
-    """Memory that processes share, or None for the temporary folder."""
+def folders() -> tuple[Path, ...]:
+    """Those that there are, of whatever program."""
+    return tuple(path for path in _parent().glob(f"{PREFIX}*") if NAME.match(path.name))
+
+
+def owner(folder: Path) -> int:
+    """The number of the process that made it."""
+    found = NAME.match(folder.name)
+    assert found
+    return int(found[1])
+
+
+def _parent() -> Path:
     folder = "/dev/shm"
-    return folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else None
+    return Path(folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else tempfile.gettempdir())
 
 
-def _locked(folder: Path) -> IO[bytes]:
-    """The folder's file, open and locked. It gets its name when it is locked, so that none is found in between."""
-    unnamed = folder / "new"
-    file = unnamed.open("wb")
-    _lock(file)
-    unnamed.rename(folder / LOCK)
-    return file
+def _is_left_over(folder: Path) -> bool:
+    """Whether its program is gone; False where nobody can say, as about another user's.
+
+    The lock tells, and not the owner's number, which means nothing in another container that shares the memory. Only
+    of one that was killed before it had a lock the number must do.
+    """
+    try:
+        with (folder / LOCK).open("r+b") as file:
+            return _lock(file)
+    except FileNotFoundError:
+        return Path("/proc/self").exists() and not Path(f"/proc/{owner(folder)}").exists()
+    except OSError:
+        return False
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Whether nobody else holds it, and this process does now. Where files cannot be locked, somebody may hold it."""
+    """Whether nobody else held the file; it is locked then. Where the system locks none, somebody may hold it."""
     try:
         import fcntl
     except ImportError:
@@ -59,14 +83,3 @@ def _lock(file: IO[bytes]) -> bool:
     except OSError:
         return False
     return True
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Remove the folders whose program is gone. What another user left is not ours to remove."""
-    for path in parent.glob(f"{PREFIX}*/{LOCK}"):
-        try:
-            with path.open("r+b") as file:
-                if _lock(file):
-                    shutil.rmtree(path.parent, ignore_errors=True)
-        except OSError:
-            continue
