@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.experiments import Experiment, Turn
     from bench.jobs import Job, Selection
     from bench.results import Row, Run, Training
+    from bench.soak import Outcome
     from bench.store import Store
     from bench.suites import Suite
     from reports.formats import Report
@@ -539,21 +540,23 @@ def soak_command(ctx: click.Context, minutes: float, seed: int, folder: Path | N
     """
     import tempfile
 
-    from bench.soak import KINDS, Report, soak
+    from bench.soak import KINDS, soak
 
     if folder:
+        if folder.exists() and any(folder.iterdir()):
+            raise click.BadParameter(f"{folder} is not empty", param_hint="--folder")
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made, _console(stderr=True).status("starting") as status:
 
-        def progress(report: Report) -> None:
-            status.update(f"{report.faults.total()} faults, {report.resumes} resumes, {report.rows} rows")
+        def progress(outcome: Outcome) -> None:
+            status.update(f"{outcome.faults.total()} faults, {outcome.resumes} resumes, {outcome.rows} rows")
 
-        report = soak(minutes, seed, folder or Path(made), progress)
-    _print(_grid(("fault", "times"), [(kind, str(report.faults[kind])) for kind in KINDS]))
-    click.echo(f"{report.runs} runs, {report.resumes} resumes, {report.rows} rows: {len(report.losses)} losses")
-    for loss in report.losses:
+        outcome = soak(minutes, seed, folder or Path(made), progress)
+    _print(_grid(("fault", "times"), [(kind, str(outcome.faults[kind])) for kind in KINDS]))
+    click.echo(f"{outcome.runs} runs, {outcome.resumes} resumes, {outcome.rows} rows: {len(outcome.losses)} losses")
+    for loss in outcome.losses:
         click.echo(loss, err=True)
-    if report.losses:
+    if outcome.losses:
         ctx.exit(1)
 
 

@@ -9,10 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 FULL, READ_ONLY = "full disk", "read-only store"
-STATEMENTS = {
-    FULL: lambda pages: f"PRAGMA max_page_count = {max(pages, 1)}",
-    READ_ONLY: lambda pages: "PRAGMA query_only = 1",
-}
+STATEMENTS = {FULL: "PRAGMA max_page_count = {pages}", READ_ONLY: "PRAGMA query_only = 1"}
 """What makes SQLite give the very error of a full disk, or of a file that cannot be written, for this connection."""
 
 
@@ -21,7 +18,7 @@ def break_stores(fault: str) -> None:
 
     def break_one(connection: Any, record: object) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(STATEMENTS[fault](pages))
+        connection.execute(STATEMENTS[fault].format(pages=max(pages, 1)))
 
     sa.event.listen(sa.Engine, "connect", break_one)
 

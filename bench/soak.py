@@ -16,6 +16,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from impls import parse_case
 CASES = (*(f"dense:4x8,u{units}" for units in range(1, 5)), "maxpool2d:2x8x8x2,pool2x2")
 IMPLEMENTATION = "numpy"
 OPTIONS = ("--impl", IMPLEMENTATION, "--competitor", "none", "--threads", "1", "--budget", "0.1")
-LONGEST_WAIT_S = 6.0
+LONGEST_WAIT_S = 4.0
 """A fault comes at any time up to this; a run of CASES takes about as long."""
 END_S = 120.0
 """A program that has not ended by then hangs."""
@@ -54,7 +55,7 @@ Key = tuple[str, str, str, str]
 
 
 @dataclass
-class Report:
+class Outcome:
     """What was done, and what went wrong."""
 
     faults: Counter[str] = field(default_factory=Counter)
@@ -66,11 +67,13 @@ class Report:
     """Everything that is not as it must be; empty where nothing was lost."""
 
 
-def soak(minutes: float, seed: int, folder: Path, progress: Callable[[Report], None] = lambda report: None) -> Report:
+def soak(
+    minutes: float, seed: int, folder: Path, progress: Callable[[Outcome], None] = lambda outcome: None
+) -> Outcome:
     """Runs under faults for so many minutes, then the end of the last one; the store is ``folder``/soak.sqlite."""
     made = _Soak(random.Random(seed), folder / "soak.sqlite", progress)
     made.go(timing.CLOCK() + 60 * minutes)
-    return made.report
+    return made.outcome
 
 
 def wanted() -> tuple[Job, ...]:
@@ -115,8 +118,8 @@ def gone(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
 class _Soak:
     """One soak: its store, and what has been seen in it."""
 
-    def __init__(self, rng: random.Random, path: Path, progress: Callable[[Report], None]) -> None:
-        self.report = Report()
+    def __init__(self, rng: random.Random, path: Path, progress: Callable[[Outcome], None]) -> None:
+        self.outcome = Outcome()
         self._rng = rng
         self._path = path
         self._progress = progress
@@ -128,16 +131,16 @@ class _Soak:
 
     def go(self, end: float) -> None:
         """Runs until ``end``; the last one is brought to its end without faults."""
-        while timing.CLOCK() < end and len(self.report.losses) < MAX_LOSSES:
-            self.report.runs += 1
+        while timing.CLOCK() < end and len(self.outcome.losses) < MAX_LOSSES:
+            self.outcome.runs += 1
             while not self._step(next(self._kinds) if timing.CLOCK() < end else NOTHING):
-                self._progress(self.report)
-                if len(self.report.losses) >= MAX_LOSSES:
+                self._progress(self.outcome)
+                if len(self.outcome.losses) >= MAX_LOSSES:
                     return
             self._judge_rows()
-            self._progress(self.report)
+            self._progress(self.outcome)
         left = [path for path in folders() if owner(path) in self._pids]
-        self.report.losses += [f"{path} is left over" for path in left]
+        self.outcome.losses += [f"{path} is left over" for path in left]
 
     def _shuffled(self) -> Iterator[str]:
         """Every kind of fault, in another order each time."""
@@ -149,8 +152,8 @@ class _Soak:
         if kind == CORRUPT:
             self._corrupt_a_copy()
             return False
-        is_resumed = len(self._seen) == self.report.runs
-        self.report.resumes += is_resumed
+        is_resumed = len(self._seen) == self.outcome.runs
+        self.outcome.resumes += is_resumed
         with self._program(self._path, kind, resume=is_resumed) as program:
             if kind in (MAIN, WORKER, BOTH, LOCKED):
                 self._harm(program, kind)
@@ -175,6 +178,9 @@ class _Soak:
 
     def _harm(self, program: subprocess.Popen[str], kind: str) -> None:
         """Wait for some time, then do it, unless the program has ended before."""
+        process = psutil.Process(program.pid)
+        while kind in (WORKER, BOTH) and program.poll() is None and not _workers(process):
+            time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
             program.wait(self._rng.uniform(0, LONGEST_WAIT_S))
             return
@@ -182,15 +188,14 @@ class _Soak:
             self._lock_until_it_ends(program)
             return
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(program.pid)
-            workers = process.children()
+            workers = _workers(process)
             victims = {MAIN: [process], WORKER: workers[:1], BOTH: [*workers[:1], process]}[kind]
             for victim in victims:
                 victim.kill()
-            self.report.faults[kind] += bool(victims)
+            self.outcome.faults[kind] += bool(victims)
             if process in victims:
                 alive = psutil.wait_procs(workers, timeout=WORKERS_END_S)[1]
-                self.report.losses += [f"worker {worker.pid} outlived its program" for worker in alive]
+                self.outcome.losses += [f"worker {worker.pid} outlived its program" for worker in alive]
 
     def _lock_until_it_ends(self, program: subprocess.Popen[str]) -> None:
         """Hold the store, so that nobody else reads or writes it."""
@@ -220,9 +225,9 @@ class _Soak:
             return True
         is_refused = code == 2 and is_said and f"the store sqlite:///{self._path.parent}" in output
         if is_refused and kind in (FULL, READ_ONLY, LOCKED, CORRUPT):
-            self.report.faults[kind] += 1
+            self.outcome.faults[kind] += 1
         elif not (code == -signal.SIGKILL and kind in (MAIN, BOTH)):
-            self.report.losses.append(f"after {kind}: exit status {code}: {output.strip()[-300:]}")
+            self.outcome.losses.append(f"after {kind}: exit status {code}: {output.strip()[-300:]}")
         return False
 
     def _look(self) -> None:
@@ -235,19 +240,26 @@ class _Soak:
             now[run_id].append(row)
         store.close()
         for run_id, before in self._seen.items():
-            self.report.losses += [f"run {run_id}: {text}" for text in gone(before, now.get(run_id, []))]
+            self.outcome.losses += [f"run {run_id}: {text}" for text in gone(before, now.get(run_id, []))]
         self._seen = now
-        self.report.rows = sum(map(len, now.values()))
+        self.outcome.rows = sum(map(len, now.values()))
 
     def _judge_rows(self) -> None:
         """The run that has finished is complete and well-formed, and only killed workers cost a row."""
         rows = self._seen[max(self._seen)]
-        self.report.losses += [*incomplete(rows), *filter(None, map(malformed, rows))]
+        self.outcome.losses += [*incomplete(rows), *filter(None, map(malformed, rows))]
         failed = [row for run in self._seen.values() for row in run if row.status not in TIMED]
-        killed = self.report.faults[WORKER] + self.report.faults[BOTH]
+        killed = self.outcome.faults[WORKER] + self.outcome.faults[BOTH]
         if len(failed) > killed or any(row.status != "CRASHED" for row in failed):
             reasons = "; ".join(f"{row.status}: {row.reason}" for row in failed)
-            self.report.losses.append(f"{killed} killed workers do not explain {len(failed)} rows: {reasons}")
+            self.outcome.losses.append(f"{killed} killed workers do not explain {len(failed)} rows: {reasons}")
+
+
+def _workers(program: psutil.Process) -> list[psutil.Process]:
+    """Its workers, also those that are only starting; it starts other programs that are none."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child for child in program.children() if "bench.worker" in child.cmdline()]
+    return []
 
 
 def _end(program: subprocess.Popen[str]) -> tuple[int | None, str]:

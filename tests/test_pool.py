@@ -1,11 +1,15 @@
 """Workers are asked side by side to compile, and one that fails takes no other with it."""
 
+import os
+import signal
 import threading
 import time
 
 import pytest
 
-from bench.pool import Pool
+from bench import machine
+from bench.pool import LOAD_ATTEMPTS, Pool
+from bench.results import Failure
 
 MODULES = {
     "fake_quick": "",
@@ -84,3 +88,47 @@ def test_workers_that_are_ended_from_another_thread_are_a_failure_of_the_one_who
     threading.Timer(0.5, pool.kill).start()
     answers = pool.compile([("conv2d", "fake_hanging")], seconds=60)
     assert "signal 9" in answers["fake_hanging"]["reason"]
+
+
+@pytest.fixture
+def bad_imports(tmp_path, monkeypatch):
+    """Implementations that cannot be imported, and a file with a line for every process that tried."""
+    from tests.plugins import install
+
+    tried = tmp_path / "tried"
+    bodies = {"hangs": "time.sleep(60)", "exits": "os._exit(4)"}
+    for name, body in bodies.items():
+        lines = f"import os, time\nopen({str(tried)!r}, 'a').write('once\\n')\nprint('loading', flush=True)\n{body}\n"
+        (tmp_path / f"import_{name}.py").write_text(lines)
+    install(tmp_path, {f"conv2d.import_{name}": f"import_{name}:IMPL" for name in bodies}, monkeypatch)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("import_hangs", "TIMEOUT", "no answer in 1.5 s | loading"),
+        ("import_exits", "CRASHED", "the worker ended with exit status 4 | loading"),
+    ],
+)
+def test_what_cannot_be_loaded_says_so_and_is_not_waited_for_at_every_case(bad_imports, name, status, words):
+    with Pool(threads=1) as made:
+        made.start([("conv2d", name)], each_seconds=1.5)
+        for _ in range(LOAD_ATTEMPTS + 2):
+            with pytest.raises(Failure) as failure:
+                made.ask("conv2d", name, "release", seconds=1.5)
+            assert (failure.value.status, failure.value.reason) == (status, words)
+    assert bad_imports.read_text() == "once\n" * LOAD_ATTEMPTS
+
+
+@pytest.mark.parametrize(("kills", "status"), [((3, 3), "CRASHED"), ((3, 4), "OUT_OF_MEMORY")])
+def test_a_worker_that_the_system_ended_for_want_of_memory_is_told_from_one_that_was_killed(monkeypatch, kills, status):
+    counts = iter(kills)
+    monkeypatch.setattr(machine, "oom_kills", lambda: next(counts))
+    with Pool(threads=1) as made:
+        made.start([("dense", "numpy")])
+        (pid,) = made.pids()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(Failure) as failure:
+            made.ask("dense", "numpy", "release", seconds=30)
+    assert failure.value.status == status
