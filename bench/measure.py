@@ -26,6 +26,8 @@ from bench.results import RESIDENT_BY_DEVICE, Failure, Row, decided
 from bench.shared_folders import SharedFolder
 from bench.truth import release
 from impls import Case, Unavailable, get
+from impls.contract import Implementation
+from impls.registry import is_foreign
 from impls.specs import ITEMSIZE, traffic
 
 Array = npt.NDArray[Any]
@@ -147,6 +149,7 @@ class Session:
         self._shared = SharedFolder()
         self._folder = self._shared.path
         self._rates: dict[tuple[str, str, str], float] = {}
+        self._loaded: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Session:
         return self
@@ -217,9 +220,11 @@ class Session:
         """A contender with what its record declares; one without a usable record has ended already."""
         row = Row(case.op, direction, str(case.spec), name, "", False, "", "", "OK")
         try:
-            record = get(case.op, name)
+            record = self._record(case.op, name)
         except Unavailable as reason:
             return Contender(replace(row, status="UNAVAILABLE", reason=str(reason)))
+        except Failure as failure:
+            return Contender(replace(row, status=failure.status, reason=failure.reason))
         row = replace(row, device=str(record.device), competitor=record.competitor)
         absent = _absent(case.op, name)
         if absent:
@@ -229,6 +234,15 @@ class Session:
         except Exception as error:  # another package's mistake is a row, and must not stop the run
             return Contender(replace(row, status="ERROR", reason=f"its record: {type(error).__name__}: {error}"))
         return Contender(replace(row, algorithm=declared[0], arithmetic=declared[1]))
+
+    def _record(self, op: str, name: str) -> Implementation:
+        """Its record. Another package is imported here only when its worker has survived that. Raises Failure."""
+        if is_foreign(op, name) and (op, name) not in self._loaded:
+            answer = self._pool.ask(op, name, "load", self.effort.plan_s, op=op, name=name)
+            if "status" in answer:
+                raise Failure(answer["status"], answer["reason"])
+            self._loaded.add((op, name))
+        return get(op, name)
 
     def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
@@ -590,11 +604,13 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None) -> None:
 
 
 def _absent(op: str, name: str) -> str | None:
-    """The reason why a competitor cannot be used here, or None.
+    """The reason why a competitor of ours cannot be used here, or None.
 
     Asked in this process, since a competitor's library is looked for and not imported. Ours are asked in their workers:
     whether a GPU can be used shows by using it.
     """
+    if is_foreign(op, name):
+        return None
     try:
         record = get(op, name)
     except Unavailable:

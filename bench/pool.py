@@ -269,7 +269,7 @@ class Pool:
             except Failure:
                 self._workers.pop(name).kill()
 
-    def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+    def ask(self, op: str, name: str, do: str, seconds: float, /, **values: Any) -> dict[str, Any]:
         """Ask one worker while all others stand still. Raises Failure; that worker is gone then, as after Ctrl-C.
 
         One that answers CRASHED has lost its device: whatever it was asked next would fail for the same reason. What
@@ -294,3 +294,14 @@ class Pool:
 
     def _new(self, op: str, name: str) -> WorkerProcess:
         return WorkerProcess("bench.worker", self.threads, self.settings, op=op, name=name)
+
+
+def foreign_device(op: str, name: str) -> str:
+    """The name of the device of another package's implementation; empty where it cannot be loaded."""
+    process = WorkerProcess("bench.worker", 1, {}, op=op, name=name)
+    try:
+        return str(process.greet().get("device", ""))
+    except Failure:
+        return ""
+    finally:
+        process.kill()

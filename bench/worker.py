@@ -73,7 +73,8 @@ class Worker(Responder):
     def do_load(self, op: str, name: str) -> Answer:
         """Import the implementation and what it computes with."""
         record = get(op, name)
-        return {"threads": {} if record.missing() else process.set_threads(record.plan_type, self.threads)}
+        threads = {} if record.missing() else process.set_threads(record.plan_type, self.threads)
+        return {"device": record.device.name, "threads": threads}
 
     def do_compile(self, pairs: list[tuple[str, str]]) -> Answer:
         """Compile every CUDA kernel of these (op, name) and of what they import, where there is a device for them."""

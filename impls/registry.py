@@ -41,6 +41,11 @@ def rivals(op: str) -> tuple[str, ...]:
     )
 
 
+def is_foreign(op: str, name: str) -> bool:
+    """Whether another package brings it: importing that may do anything."""
+    return name in _entries(op) and name not in _modules(f"impls.{op}")
+
+
 @cache
 def get(op: str, name: str) -> Implementation:
     """Import one implementation, and nothing else.
