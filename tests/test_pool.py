@@ -90,35 +90,33 @@ def test_workers_that_are_ended_from_another_thread_are_a_failure_of_the_one_who
     assert "signal 9" in answers["fake_hanging"]["reason"]
 
 
-@pytest.fixture
-def bad_imports(tmp_path, monkeypatch):
-    """Implementations that cannot be imported, and a file with a line for every process that tried."""
+@pytest.mark.parametrize(
+    ("body", "seconds", "failure"),
+    [
+        ("import time; time.sleep(60)", 0.5, ("TIMEOUT", "no answer in 0.5 s")),
+        (
+            "import os; print('last words', flush=True); os._exit(4)",
+            60,
+            ("CRASHED", "the worker ended with exit status 4 | last words"),
+        ),
+    ],
+    ids=["hangs", "exits"],
+)
+def test_what_cannot_be_loaded_says_so_and_is_not_tried_at_every_case(tmp_path, monkeypatch, body, seconds, failure):
     from tests.plugins import install
 
-    tried = tmp_path / "tried"
-    bodies = {"hangs": "time.sleep(60)", "exits": "os._exit(4)"}
-    for name, body in bodies.items():
-        lines = f"import os, time\nopen({str(tried)!r}, 'a').write('once\\n')\nprint('loading', flush=True)\n{body}\n"
-        (tmp_path / f"import_{name}.py").write_text(lines)
-    install(tmp_path, {f"conv2d.import_{name}": f"import_{name}:IMPL" for name in bodies}, monkeypatch)
-    return tried
-
-
-@pytest.mark.parametrize(
-    ("name", "status", "words"),
-    [
-        ("import_hangs", "TIMEOUT", "no answer in 1.5 s | loading"),
-        ("import_exits", "CRASHED", "the worker ended with exit status 4 | loading"),
-    ],
-)
-def test_what_cannot_be_loaded_says_so_and_is_not_waited_for_at_every_case(bad_imports, name, status, words):
+    (tmp_path / "fake_unloadable.py").write_text(body)
+    install(tmp_path, {"conv2d.fake_unloadable": "fake_unloadable:IMPL"}, monkeypatch)
     with Pool(threads=1) as made:
-        made.start([("conv2d", name)], each_seconds=1.5)
+        started = []
+        new = made._new
+        monkeypatch.setattr(made, "_new", lambda op, name: started.append(name) or new(op, name))
+        made.start([("conv2d", "fake_unloadable")], each_seconds=seconds)
         for _ in range(LOAD_ATTEMPTS + 2):
-            with pytest.raises(Failure) as failure:
-                made.ask("conv2d", name, "release", seconds=1.5)
-            assert (failure.value.status, failure.value.reason) == (status, words)
-    assert bad_imports.read_text() == "once\n" * LOAD_ATTEMPTS
+            with pytest.raises(Failure) as raised:
+                made.ask("conv2d", "fake_unloadable", "release", seconds)
+            assert (raised.value.status, raised.value.reason) == failure
+        assert len(started) == LOAD_ATTEMPTS
 
 
 @pytest.mark.parametrize(("kills", "status"), [((3, 3), "CRASHED"), ((3, 4), "OUT_OF_MEMORY")])
@@ -130,5 +128,5 @@ def test_a_worker_that_the_system_ended_for_want_of_memory_is_told_from_one_that
         (pid,) = made.pids()
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(Failure) as failure:
-            made.ask("dense", "numpy", "release", seconds=30)
+            made.ask("dense", "numpy", "release", 30)
     assert failure.value.status == status
