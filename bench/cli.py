@@ -19,23 +19,12 @@ if TYPE_CHECKING:
     from bench.experiments import Experiment
     from bench.jobs import Job, Selection
     from bench.results import Row, Run
+    from bench.soak import Outcome
     from bench.store import Store
     from bench.suites import Suite
     from reports.formats import Report
 
 DEFAULT_STORE = "layerbench.sqlite"
-WRONG_STATUSES = (
-    "CRASHED",
-    "TIMEOUT",
-    "OUT_OF_MEMORY",
-    "ERROR",
-    "SIDE_EFFECT",
-    "WRONG",
-    "IMPOSSIBLE",
-    "ASYNC_MISMATCH",
-)
-"""What makes the exit status 1, where it is one of ours."""
-
 WIDTH = 120
 """Columns of what is printed into a file or a pipe."""
 
@@ -129,6 +118,25 @@ _selection = _options(
     click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L."),
 )
 
+_limits = _options(
+    click.option(
+        "--setup-limit",
+        "setup_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=180.0,
+        show_default=True,
+        help="Seconds that an import, or making one plan, may take; then it is a TIMEOUT.",
+    ),
+    click.option(
+        "--call-limit",
+        "call_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        help="Seconds that the calls of one sample may take, beside four times what they are expected to.",
+    ),
+)
+
 _store = click.option("--db", default=DEFAULT_STORE, show_default=True, help="SQLite file or SQLAlchemy URL.")
 
 
@@ -143,6 +151,7 @@ def list_command(ops: tuple[str, ...]) -> None:
 
 @main.command()
 @_selection
+@_limits
 @click.option(
     "--model",
     "models",
@@ -161,6 +170,8 @@ def verify(
     training: bool,
     images: int,
     output: Path | None,
+    setup_limit_s: float,
+    call_limit_s: float,
     **options: Any,
 ) -> None:
     """Check every implementation and direction; nothing is timed. Exit status 1 if anything of ours is wrong.
@@ -196,7 +207,7 @@ def verify(
                     rows.append(verify_training(keras, model, images, seed))
                 show(checks.training_table(rows[-1]))
     else:
-        with _session(threads, seed, device) as session:
+        with _session(threads, seed, device, limits=(setup_limit_s, call_limit_s)) as session:
             session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
             if not models:
                 rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
@@ -215,6 +226,7 @@ def verify(
 
 @main.command()
 @_selection
+@_limits
 @click.option(
     "--memory",
     type=click.Choice(["hot", "both"]),
@@ -237,6 +249,8 @@ def run(
     db: str,
     json_path: Path | None,
     csv_path: Path | None,
+    setup_limit_s: float,
+    call_limit_s: float,
     **options: Any,
 ) -> None:
     """Check every implementation, then time those that are right, in shuffled rounds with the competitors.
@@ -254,25 +268,24 @@ def run(
     seconds = budget if budget is not None else suite.budget_s
     if not seconds > 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
-    wished = _new_run(suite.name, threads, options["seed"], device)
+    limits = {"setup_limit_s": setup_limit_s, "call_limit_s": call_limit_s}
+    wished = _new_run(suite.name, threads, options["seed"], device, memory=memory, budget_s=seconds, **limits)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(with_ceilings(wished, device))
-    limits = limits_of(current, device)
+    ceilings = limits_of(current, device)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
     todo = missing(wanted, before)
     if resume:
         click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
 
     def measure(job: Job) -> list[Row]:
-        measured = session.run(job.case, job.direction, job.names, seconds)
-        found = [in_suite(row, suite) for row in limits.judge(measured)]
-        for row in found:
-            if (row.op, row.spec, row.direction, row.implementation) not in before:
-                store.add(current, row)
+        measured = ceilings.judge(session.run(job.case, job.direction, job.names, seconds))
+        found = [in_suite(row, suite) for row in measured]
+        store.add(current, *(r for r in found if (r.op, r.spec, r.direction, r.implementation) not in before))
         return found
 
     interrupted = False
-    with _session(current.threads, current.seed, device, memory) as session:
+    with _session(current.threads, current.seed, device, memory, (setup_limit_s, call_limit_s)) as session:
         try:
             session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
@@ -554,6 +567,38 @@ def profile_command(
         click.echo(path)
 
 
+@main.command("soak")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the faults and their times.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep the store there.")
+@click.pass_context
+def soak_command(ctx: click.Context, minutes: float, seed: int, folder: Path | None) -> None:
+    """Kill runs, their workers and their store at random, go on, and prove that every row is there, once.
+
+    Exit status 1 if anything was lost, doubled or malformed, with what it was.
+    """
+    import tempfile
+
+    from bench.soak import KINDS, soak
+
+    if folder:
+        if folder.exists() and any(folder.iterdir()):
+            raise click.BadParameter(f"{folder} is not empty", param_hint="--folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as made, _console(stderr=True).status("starting") as status:
+
+        def progress(outcome: Outcome) -> None:
+            status.update(f"{outcome.faults.total()} faults, {outcome.resumes} resumes, {outcome.rows} rows")
+
+        outcome = soak(minutes, seed, folder or Path(made), progress)
+    _print(_grid(("fault", "times"), [(kind, str(outcome.faults[kind])) for kind in KINDS]))
+    click.echo(f"{outcome.runs} runs, {outcome.resumes} resumes, {outcome.rows} rows: {len(outcome.losses)} losses")
+    for loss in outcome.losses:
+        click.echo(loss, err=True)
+    if outcome.losses:
+        ctx.exit(1)
+
+
 @main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def cuda_acceptance(arguments: tuple[str, ...]) -> None:
@@ -636,8 +681,11 @@ def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
     return grid
 
 
-def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> Run:
-    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist."""
+def _new_run(suite: str, threads: int | None, seed: int, device: str | None, **options: Any) -> Run:
+    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist.
+
+    ``options``: what else must be the same where it is gone on with.
+    """
     from datetime import UTC, datetime
 
     from bench import machine
@@ -650,6 +698,7 @@ def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> 
         threads=threads or machine.usable_cores(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(device),
+        options=options,
     )
 
 
@@ -661,6 +710,8 @@ def _latest_like(store: Store, wished: Run) -> Run:
     common = {name: (getattr(current, name), getattr(wished, name)) for name in ("suite", "seed", "threads")}
     for name, key in (("machine", "id"), ("commit", "commit"), ("versions", "versions")):
         common[name] = (current.machine.get(key), wished.machine[key])
+    common["GPU"] = (current.machine.get("cuda_device", {}), wished.machine["cuda_device"])
+    common |= {name: (stored, wished.options.get(name)) for name, stored in current.options.items()}
     for name, (stored, now) in common.items():
         if stored != now:
             raise click.UsageError(
@@ -746,12 +797,20 @@ def _profile(
         )
 
 
-def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:
+def _session(
+    threads: int | None, seed: int, device: str | None, memory: str = "hot", limits: tuple[float, float] | None = None
+) -> Any:
+    """A session; ``limits``: seconds that a set-up and a call may take."""
+    from dataclasses import replace
+
     from bench.machine import usable_cores
     from bench.measure import Session
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
-    return Session(threads or usable_cores(), seed, device=device, memory=memory)
+    session = Session(threads or usable_cores(), seed, device=device, memory=memory)
+    if limits:
+        session.effort = replace(session.effort, plan_s=limits[0], call_s=limits[1])
+    return session
 
 
 def _wanted(
@@ -796,7 +855,9 @@ def _progress(wanted: Iterable[Job], action: Callable[[Job], list[Row]]) -> list
 
 
 def _any_wrong(rows: Iterable[Any]) -> bool:
-    return any(row.status in WRONG_STATUSES and not getattr(row, "competitor", False) for row in rows)
+    from bench.results import FAULTS
+
+    return any(row.status in FAULTS and not getattr(row, "competitor", False) for row in rows)
 
 
 def _console(*, stderr: bool = False) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import arena, check, inputs, machine, nvml, pool, statistics, timing
-from bench.results import RESIDENT_BY_DEVICE, Failure, Row
+from bench.results import RESIDENT_BY_DEVICE, Failure, Row, decided
+from bench.shared_folders import SharedFolder
 from bench.truth import release
 from impls import Case, Unavailable, get
+from impls.contract import Implementation
+from impls.registry import is_foreign
 from impls.specs import ITEMSIZE, traffic
 
 Array = npt.NDArray[Any]
@@ -112,7 +114,8 @@ class Contender:
         return self.row.status == "OK"
 
     def end(self, status: str, reason: str) -> None:
-        """Finish with a status that is not OK."""
+        """Finish with a status that is not OK; of several the one that comes first stands."""
+        status, reason = decided((self.row.status, self.row.reason), (status, reason))
         self.row = replace(self.row, status=status, reason=reason)
 
 
@@ -143,22 +146,25 @@ class Session:
         self.xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
-        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
+        self._shared = SharedFolder()
+        self._folder = self._shared.path
         self._rates: dict[tuple[str, str, str], float] = {}
+        self._loaded: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *unused: object) -> None:
         self._pool.__exit__()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shared.close()
 
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Start the workers for these (op, name) side by side and wait until all are idle.
 
         A competitor that is not there gets no process.
         """
-        self._pool.start([pair for pair in pairs if not _absent(*pair)], self.effort.start_s)
+        there = [pair for pair in pairs if not _absent(*pair)]
+        self._pool.start(there, self.effort.start_s, min(self.effort.plan_s, pool.START_SECONDS))
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
@@ -214,9 +220,11 @@ class Session:
         """A contender with what its record declares; one without a usable record has ended already."""
         row = Row(case.op, direction, str(case.spec), name, "", False, "", "", "OK")
         try:
-            record = get(case.op, name)
+            record = self._record(case.op, name)
         except Unavailable as reason:
             return Contender(replace(row, status="UNAVAILABLE", reason=str(reason)))
+        except Failure as failure:
+            return Contender(replace(row, status=failure.status, reason=failure.reason))
         row = replace(row, device=str(record.device), competitor=record.competitor)
         absent = _absent(case.op, name)
         if absent:
@@ -226,6 +234,15 @@ class Session:
         except Exception as error:  # another package's mistake is a row, and must not stop the run
             return Contender(replace(row, status="ERROR", reason=f"its record: {type(error).__name__}: {error}"))
         return Contender(replace(row, algorithm=declared[0], arithmetic=declared[1]))
+
+    def _record(self, op: str, name: str) -> Implementation:
+        """Its record. Another package is imported here only when its worker has survived that. Raises Failure."""
+        if is_foreign(op, name) and (op, name) not in self._loaded:
+            answer = self._pool.ask(op, name, "load", self.effort.plan_s, op=op, name=name)
+            if "status" in answer:
+                raise Failure(answer["status"], answer["reason"])
+            self._loaded.add((op, name))
+        return get(op, name)
 
     def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
@@ -244,6 +261,9 @@ class Session:
             return {}
         if answer.get("side_effect"):
             contender.end("SIDE_EFFECT", answer["side_effect"])
+            self._pool.replace(contender.name)  # what was changed stays changed in that process
+        if answer.get("leak"):
+            contender.end("LEAK", answer["leak"])
         if "peak_bytes" in answer:
             contender.row = replace(contender.row, peak_bytes=answer["peak_bytes"])
         return answer
@@ -507,6 +527,8 @@ class Session:
             arrays, truth = truths[i]
             outputs = self._read(case, direction, Path(results[i]))
             _judge(contender, case, direction, inputs.DENSE, arrays, outputs, truth)
+        if contender.row.status == "WRONG":  # is it an input that the call before changed?
+            self._ask(contender, "inspect", self.effort.call_s)
         return answer
 
     # --- shared arrays ---
@@ -582,11 +604,13 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None) -> None:
 
 
 def _absent(op: str, name: str) -> str | None:
-    """The reason why a competitor cannot be used here, or None.
+    """The reason why a competitor of ours cannot be used here, or None.
 
     Asked in this process, since a competitor's library is looked for and not imported. Ours are asked in their workers:
     whether a GPU can be used shows by using it.
     """
+    if is_foreign(op, name):
+        return None
     try:
         record = get(op, name)
     except Unavailable:

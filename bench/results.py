@@ -19,6 +19,7 @@ STATUSES = (
     "ERROR",
     "SIDE_EFFECT",
     "WRONG",
+    "LEAK",
     "IMPOSSIBLE",
     "ASYNC_MISMATCH",
     "OVER_BUDGET",
@@ -28,6 +29,8 @@ STATUSES = (
 """The first that applies is a row's status. OK and NOISY rows carry times; NOISY means a wide interval."""
 
 TIMED = ("OK", "NOISY")
+FAULTS = STATUSES[STATUSES.index("CRASHED") : STATUSES.index("OVER_BUDGET")]
+"""An implementation of ours that has one of them is to be mended; they make an exit status 1."""
 
 RESIDENT_BY_DEVICE = "resident_by_device"
 KERNEL = "kernel"
@@ -44,6 +47,11 @@ FIGURES = {
 ``samples_s`` is the resident figure: arrays on the device, from the first launch to idle, by the host's clock. The same
 loops by the device's clock are kept as RESIDENT_BY_DEVICE, to be held against it; they are no figure of their own.
 """
+
+
+def decided(*found: tuple[str, str]) -> tuple[str, str]:
+    """The one (status, reason) of several that a row gets: the status that comes first, and what was found first."""
+    return min(found, key=lambda each: STATUSES.index(each[0]))
 
 
 TRAINING = "training"
@@ -191,6 +199,8 @@ class Run:
     started: str
     """ISO 8601, UTC."""
     machine: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen beside these and must be the same where a run is gone on with, by name; plain values."""
     id: int | None = None
 
 

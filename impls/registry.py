@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from impls.contract import Implementation, Unavailable
 from impls.specs import OPS, SpecError
+from impls.wording import worded
 
 GROUP = "layerbench.implementations"
 REFERENCE = "reference"
@@ -38,6 +39,11 @@ def rivals(op: str) -> tuple[str, ...]:
         for module in _modules("impls.competitors")
         for suffix in importlib.import_module(f"impls.competitors.{module}").FIGURES.get(op, ())
     )
+
+
+def is_foreign(op: str, name: str) -> bool:
+    """Whether another package brings it: importing that may do anything."""
+    return name in _entries(op) and name not in _modules(f"impls.{op}")
 
 
 @cache
@@ -103,7 +109,7 @@ def _import_foreign(entry: EntryPoint) -> Implementation:
     try:
         loaded = entry.load()
     except Exception as error:  # another package's mistake must not stop the list
-        raise Unavailable(f"{entry.value} cannot be imported: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{entry.value} cannot be imported: {worded(error)}") from error
     implementation = getattr(loaded, "IMPL", loaded)
     if not isinstance(implementation, Implementation):
         raise Unavailable(f"{entry.value} has no record named IMPL")
