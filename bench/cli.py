@@ -207,6 +207,14 @@ def verify(
     help="Kernel time on a GPU: with hot caches, or also with L2 flushed before every call.",
 )
 @click.option("--budget", type=float, help="Seconds of timing per case and direction, shared by all.")
+@click.option(
+    "--precision",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Stop a case before its budget is spent when half the width of every speed-up's interval is below this.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the latest run in the store: only what is missing.")
 @_store
 @click.option("--json", "json_path", type=_FILE, help="Write the rows as JSON too.")
@@ -217,6 +225,7 @@ def run(
     /,
     memory: str,
     budget: float | None,
+    precision: float,
     resume: bool,
     db: str,
     json_path: Path | None,
@@ -253,7 +262,7 @@ def run(
         return found
 
     interrupted = False
-    with _session(current.threads, current.seed, device, memory) as session:
+    with _session(current.threads, current.seed, device, memory, precision / 100) as session:
         try:
             session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
@@ -658,12 +667,14 @@ def _turns(experiment: Experiment, repetition: int) -> Iterator[Progress]:
         yield progress
 
 
-def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:
+def _session(
+    threads: int | None, seed: int, device: str | None, memory: str = "hot", precision: float | None = None
+) -> Any:
     from bench.machine import usable_cores
-    from bench.measure import Session
+    from bench.measure import PRECISION, Session
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
-    return Session(threads or usable_cores(), seed, device=device, memory=memory)
+    return Session(threads or usable_cores(), seed, precision or PRECISION, device, memory)
 
 
 def _wanted(

@@ -147,7 +147,8 @@ def test_the_summary_says_what_gives_other_bits_from_call_to_call():
 def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     table = tables.summary(RUN, ROWS)
     assert line_of(table, "numpy_gemm")[1:4] == ("2/2", "0.25", "1.00 ±100%")
-    assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "10.0", "1 wrong")
+    assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "1-0-0", "10.0", "1 wrong")
+    assert line_of(table, "numpy_gemm")[4] == "1-1-0"
     assert line_of(table, "keras †")[1] == formats.MISSING
 
 
@@ -194,8 +195,8 @@ def test_ties_share_a_rank_and_the_next_place_is_skipped():
 
 def test_the_best_of_ours_stands_beside_the_ranking_of_all():
     table = tables.best(RUN, ROWS)
-    assert line_of(table, SMALL) == (SMALL, "cv2", "1.00 ±10%", "4.00 ±10%", "cv2 < numpy_gemm < keras")
-    assert line_of(table, LARGE)[1:] == ("numpy_gemm", "~8.00 ±10%", "0.50 ±10%", "keras < numpy_gemm")
+    assert line_of(table, SMALL) == (SMALL, "cv2", "1.00 ±10%", "4.00 ±10%", "20%", "cv2 < numpy_gemm < keras")
+    assert line_of(table, LARGE)[1:] == ("numpy_gemm", "~8.00 ±10%", "0.50 ±10%", "20%", "keras < numpy_gemm")
 
 
 def test_a_pivot_has_a_line_per_case_and_says_why_a_cell_is_empty():
