@@ -62,6 +62,7 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.store", "StoreError", 2),
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
+        ("bench.results", "Failure", 1),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -519,6 +520,52 @@ def cuda_acceptance(arguments: tuple[str, ...]) -> None:
     from bench.__main__ import accept
 
     sys.exit(accept(arguments))
+
+
+@main.command()
+@click.option("--pairs", type=click.IntRange(min=1), default=200, show_default=True, help="Equal pairs.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so many, with what there is.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0, min_open=True), help="Seconds of timing per pair.  [default: 0.7]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs.")
+@click.option("--csv", "csv_path", type=_FILE, help="Write a line for every pair as CSV too.")
+@click.pass_context
+def selftest(
+    ctx: click.Context,
+    pairs: int,
+    minutes: float | None,
+    budget: float | None,
+    threads: int | None,
+    seed: int,
+    csv_path: Path | None,
+) -> None:
+    """Try the statistics on this machine: equal pairs, and pairs with a slow-down of 1, 2, 5 and 20 percent.
+
+    Says how often what is equal is called different, and which differences are found. Ten minutes.
+    Exit status 1 if equal pairs are told apart more often than the tool states.
+    """
+    from math import inf
+
+    from rich.progress import track
+
+    from bench import selftest
+    from reports import formats
+    from reports.selftest import report as selftest_report
+
+    this = _new_run("selftest", threads, seed, None)
+    wanted = track(selftest.plan(pairs, seed), "pairs", console=_console(stderr=True))
+    seconds = budget or selftest.BUDGET_S
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end
+    trials = selftest.run(wanted, this.threads, seed, seconds, seconds=60 * minutes if minutes else inf)
+    shown = selftest_report(this, trials, seconds)
+    formats.show(shown, _console())
+    if csv_path:
+        csv_path.parent.mkdir(parents=True, exist_ok=True)
+        csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
+    if not selftest.keeps_its_word(selftest.findings(trials)):
+        ctx.exit(1)
 
 
 @main.group("datasets")

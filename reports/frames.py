@@ -46,8 +46,9 @@ def measurements(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per row: identity, status, times in ms, rates, errors, ratios over each competitor, sizes.
 
     ``over_<competitor>`` is its time over ours, above 1 ours is faster; ``_low`` and ``_high`` bound it,
-    ``_detectable`` is the smallest difference that it finds (bench.statistics.detectable). Missing values are NA. ``side`` is the height of a square image; pairs are texts such as 3x3. Each of the figures that a row has
-    beside the resident one has columns of its own: ``kernel_ms``, ``kernel_over_<competitor>``, and their bounds.
+    ``_detectable`` is the smallest difference that it finds (bench.statistics.detectable). Missing values are NA.
+    ``side`` is the height of a square image; pairs are texts such as 3x3. Each of the figures that a row has beside the
+    resident one has columns of its own: ``kernel_ms``, ``kernel_over_<competitor>``, and their bounds.
     """
     rows = latest(rows)
     found = figures(rows)

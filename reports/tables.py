@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.ranking import ranking, ranking_text
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import LEVEL, POWER, detectable, geometric_mean
 from reports import published
@@ -23,7 +24,7 @@ from reports.frames import (
     measurements,
     timed,
 )
-from reports.ranking import ranking, ranking_text, verdicts
+from reports.verdicts import verdicts
 
 MARK = " †"
 """Stands behind a competitor's name."""
@@ -283,7 +284,7 @@ def best(run: Run, rows: Iterable[Row]) -> Table:
         pd.DataFrame.from_records(records),
         left=("case", "best", "ranking of all"),
         notes=(
-            "ranking: A = B < C, the faster stands left; = is a tie with the group's first by the ratios of the rounds, "
+            "ranking: A = B < C, the faster stands left; = is a tie with its group's first by the rounds' ratios, "
             f"tested for the number of pairs; all of a line's together err at {LEVEL:.0%}",
             f"finds: the smallest difference from a competitor that is found in {POWER:.0%} of such measurements, at "
             f"{LEVEL:.0%}; the larger of those over the competitors shown",

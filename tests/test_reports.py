@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bench import ranking
 from bench.results import Interval, Row, Run
 from bench.store import Store
 from impls.specs import ConvSpec
-from reports import folder, formats, frames, published, ranking, tables
+from reports import folder, formats, frames, published, tables
 
 MACHINE = {
     "id": "box",

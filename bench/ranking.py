@@ -1,15 +1,13 @@
-"""Rankings that admit ties, and verdicts over many cases."""
+"""Which of two is slower, and rankings that admit ties."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bench.multiplicity import benjamini_hochberg, bonferroni_pairs
-from bench.results import Row
+from bench.multiplicity import bonferroni_pairs
 from bench.statistics import LEVEL, log_ratio
-from reports.frames import blocks, timed
 
 FEWEST_ROUNDS = 3
 """With fewer rounds in common, two implementations cannot be told apart."""
@@ -43,24 +41,3 @@ def ranking(samples: Mapping[str, Sequence[float]]) -> tuple[tuple[str, ...], ..
 def ranking_text(groups: Sequence[Sequence[str]]) -> str:
     """A ranking in one line: ``A = B < C``; the faster stands left."""
     return " < ".join(" = ".join(group) for group in groups)
-
-
-def verdicts(rows: Iterable[Row]) -> dict[tuple[str, str, str, str, str], int]:
-    """By (op, direction, case, implementation, competitor): 1 if found faster than it, -1 if slower, 0 if neither.
-
-    Every speed-up over a competitor is tested, and what is found holds for all of them together: of the differences
-    that are found a share of LEVEL is expected to be none (Benjamini and Hochberg).
-    """
-    estimates = {
-        (*case, row.implementation, name): log_ratio(samples[name], row.samples_s)
-        for case, block in blocks(rows).items()
-        if (samples := {row.implementation: row.samples_s for row in timed(block) if row.samples_s})
-        for row in timed(block)
-        for name in row.speedups
-        if name in samples and min(len(samples[name]), len(row.samples_s)) >= FEWEST_ROUNDS
-    }
-    adjusted = benjamini_hochberg([found.p() for found in estimates.values()])
-    return {
-        key: (1 if found.value > 0 else -1) if p < LEVEL else 0
-        for (key, found), p in zip(estimates.items(), adjusted, strict=True)
-    }
