@@ -63,6 +63,7 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
         ("bench.results", "Failure", 1),
+        ("bench.sources", "SourceError", 2),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -520,6 +521,64 @@ def cuda_acceptance(arguments: tuple[str, ...]) -> None:
     from bench.__main__ import accept
 
     sys.exit(accept(arguments))
+
+
+class Percent(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A share, written with or without the sign: ``5%``."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share: 0.05 for 5%. Fails for what is not a positive number."""
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = 0.0
+        if not share > 0:
+            self.fail(f"{value!r} is not a percentage above 0, such as 5%", param, ctx)
+        return share
+
+
+@main.command()
+@click.argument("base")
+@click.argument("new")
+@_store
+@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or lost.")
+@click.option("--relative-to", metavar="NAME", help="Times over this one's in the same rounds; or none.")
+@click.option("--across-machines", is_flag=True, help="Compare although the machines differ.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "csv", "latex"]), default="table", show_default=True
+)
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    base: str,
+    new: str,
+    db: str,
+    fail_above: float | None,
+    relative_to: str | None,
+    across_machines: bool,
+    form: str,
+) -> None:
+    """Compare two runs case by case: faster, slower, same, or can't tell.
+
+    BASE and NEW are each a run's number or a commit in the store (its latest run), OTHER-STORE:NUMBER, or a file: a
+    store, what run --json or --csv wrote, pytest-benchmark's JSON. Times are taken relative to a competitor that both
+    runs have, since the machine's speed differs from run to run; --relative-to names another, or none.
+    """
+    from bench import sources
+    from bench.compare import MARGIN
+    from bench.compare import compare as compare_runs
+    from reports.comparison import report as comparison_report
+
+    before, after = sources.read(base, db), sources.read(new, db)
+    if not across_machines:
+        sources.require_one_machine(before, after)
+    margin = fail_above or MARGIN
+    outcome = compare_runs(before, after, relative_to, margin)
+    _show(comparison_report(before, after, outcome, margin), form)
+    if fail_above and outcome.is_worse:
+        ctx.exit(1)
 
 
 @main.command()

@@ -55,6 +55,9 @@ CONTENTS = {
 }
 """What a time contains, by the state of the caches."""
 
+OUTCOMES = {"faster": 1, "slower": -1, "neither": 0}
+"""What can be shown of a speed-up, by its sign in reports.verdicts."""
+
 CPU = "cpu"
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
 
@@ -154,8 +157,8 @@ def summary(run: Run, rows: Iterable[Row]) -> Table:
         records += [{"op": op, "direction": direction, **record} for record in found]
         shown = [record for record in found if record["implementation"] not in absent]
         sections.append(Section(f"{op} {direction}", tuple(_summary_line(record, against) for record in shown)))
-    over, versus = ((f"{word} {n}" for n in against) for word in (TIMES, "vs"))
-    headings = ("implementation", "right", "error", *over, *versus, "GFLOP/s", "not ok")
+    ratios = [f"{word} {n}" for word in (TIMES, "vs") for n in against]
+    headings = ("implementation", "right", "error", *ratios, "GFLOP/s", "not ok")
     return Table(
         f"Summary{_where(run)}",
         headings,
@@ -447,8 +450,7 @@ def _summary_record(
         record |= _interval_record(f"over_{other}", geometric_mean(ratios) if ratios else None)
         keys = [(row.op, row.direction, row.spec, name, other) for row in own]
         outcomes = Counter(shown_faster[key] for key in keys if key in shown_faster)
-        counts = zip(("faster", "slower", "neither"), (outcomes[1], outcomes[-1], outcomes[0]), strict=True)
-        record |= {f"{word}_{other}": count for word, count in counts}
+        record |= {f"{word}_{other}": outcomes[sign] for word, sign in OUTCOMES.items()}
     record |= {"median_gflops": median(rates) if rates else None, "timed": len(timed(own))}
     counts = Counter(_words(row.status) for row in own if row.status != "OK")
     counts.update("not repeatable" for row in own if row.repeatable is False)
@@ -472,7 +474,7 @@ def _summary_line(record: dict[str, Any], against: Sequence[str]) -> Line:
 
 
 def _outcomes_text(record: dict[str, Any], against: str) -> str:
-    counts = [record[f"{word}_{against}"] for word in ("faster", "slower", "neither")]
+    counts = [record[f"{word}_{against}"] for word in OUTCOMES]
     return "-".join(map(str, counts)) if any(counts) else MISSING
 
 
