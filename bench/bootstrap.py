@@ -19,6 +19,8 @@ RESAMPLES = 400
 """The standard error from as many is itself known to 1 / sqrt(2 * 400), 4 %."""
 FEWEST = 8
 """Of fewer values no correlation can be estimated: they are taken as independent."""
+FEWEST_BLOCKS = 5
+"""Politis and White say 3. One series in twenty of 20 independent values would then have 3, and show nothing at all."""
 
 
 def median_error(values: Array) -> tuple[float, float]:
@@ -55,7 +57,7 @@ def block_length(values: Array) -> float:
     """The mean length of blocks for the mean of these values, by Politis and White: (2 g^2 / d)^(1/3) n^(1/3).
 
     With R(k) the autocovariances under a flat-top window that ends where they have become noise: g = sum |k| R(k),
-    d = 2 (sum R(k))^2. At least 1, and at most 3 sqrt(n) or n / 3.
+    d = 2 (sum R(k))^2. At least 1, and at most 3 sqrt(n), as they say, or n / FEWEST_BLOCKS.
     """
     count = values.size
     centred = values - values.mean()
@@ -72,7 +74,7 @@ def block_length(values: Array) -> float:
     if d == 0:
         return 1.0
     g = (np.abs(lags) * tapered).sum()
-    return float(np.clip((2 * g**2 / d * count) ** (1 / 3), 1, min(3 * math.sqrt(count), count / 3)))
+    return float(np.clip((2 * g**2 / d * count) ** (1 / 3), 1, min(3 * math.sqrt(count), count / FEWEST_BLOCKS)))
 
 
 def _last_telling(is_noise: npt.NDArray[np.bool_], run: int) -> int:

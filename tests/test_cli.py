@@ -23,7 +23,17 @@ def invoke(*words):
 
 
 def test_every_command_has_help():
-    for words in ((), ("list",), ("verify",), ("run",), ("report",), ("datasets",), ("datasets", "verify")):
+    for words in (
+        (),
+        ("list",),
+        ("verify",),
+        ("run",),
+        ("report",),
+        ("compare",),
+        ("selftest",),
+        ("datasets",),
+        ("datasets", "verify"),
+    ):
         result = invoke(*words, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 3
@@ -59,6 +69,7 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--memory", "cold"], "'cold' is not one of 'hot', 'both'"),
         (["run", "--budget", "0"], "must be above 0 seconds"),
         (["run", "--budget", "nan"], "must be above 0 seconds"),
+        (["run", "--precision", "0"], "0 is not in the range x>0"),
         (["report", "--db", "nowhere.sqlite"], "there is no store nowhere.sqlite; make one with: layerbench run"),
         (["report", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--model", "cats"], "no reference model for 'cats'"),

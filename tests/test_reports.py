@@ -153,6 +153,20 @@ def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     assert line_of(table, "keras †")[1] == formats.MISSING
 
 
+def test_over_many_cases_the_summary_counts_only_what_is_shown_for_all_together():
+    """Of 58 cases without a difference some fall below 5 % by chance; one more is five times as slow."""
+    rng = np.random.default_rng(0)
+    specs = [f"32x{n}x2x16,k3x3,f16" for n in range(2, 60)]
+    rows = [
+        row(name, spec, samples_ms=rng.lognormal(0, 0.05, 15).tolist(), over_keras=None if name == "keras" else 1.0)
+        for spec in specs
+        for name in ("ours", "keras")
+    ]
+    slow = row("ours", SMALL.replace("f16", "f8"), samples_ms=(5 * rng.lognormal(0, 0.05, 15)).tolist(), over_keras=0.2)
+    rows += [slow, row("keras", slow.spec, samples_ms=rng.lognormal(0, 0.05, 15).tolist())]
+    assert line_of(tables.summary(RUN, rows), "ours")[4] == "0-1-58"
+
+
 def test_the_summary_lists_ours_by_speed_and_competitors_last():
     names = [line.cells[0] for line in tables.summary(RUN, ROWS).sections[0].lines]
     assert names == ["cv2", "numpy_gemm", "keras †"]
