@@ -617,12 +617,22 @@ def selftest(
     wanted = track(selftest.plan(pairs, seed), "pairs", console=_console(stderr=True))
     seconds = budget or selftest.BUDGET_S
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end
-    trials = selftest.run(wanted, this.threads, seed, seconds, seconds=60 * minutes if minutes else inf)
+    trials: list[Any] = []
+    interrupted = False
+    try:
+        for trial in selftest.run(wanted, this.threads, seed, seconds, seconds=60 * minutes if minutes else inf):
+            trials.append(trial)
+    except KeyboardInterrupt:
+        interrupted = True
+    if not trials:
+        raise click.ClickException("no pair was finished; give it more --minutes")
     shown = selftest_report(this, trials, seconds)
     formats.show(shown, _console())
     if csv_path:
         csv_path.parent.mkdir(parents=True, exist_ok=True)
         csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
+    if interrupted:
+        ctx.exit(130)
     if not selftest.keeps_its_word(selftest.findings(trials)):
         ctx.exit(1)
 

@@ -8,7 +8,7 @@ in a run too, and must not be the same for all pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -95,15 +95,13 @@ def run(
     precision: float = PRECISION,
     seconds: float = math.inf,
     clock: timing.Clock = timing.CLOCK,
-) -> tuple[Trial, ...]:
+) -> Iterator[Trial]:
     """Measure pairs until all are done or ``seconds`` are over. Raises Failure where one cannot be timed."""
     end = clock() + seconds
-    trials: list[Trial] = []
     for number, (problem, share) in enumerate(wanted):
         if clock() >= end:
             break
-        trials.append(_trial(problem, share, Session(threads, seed + number, precision), budget_s, number % 2 == 1))
-    return tuple(trials)
+        yield _trial(problem, share, Session(threads, seed + number, precision), budget_s, number % 2 == 1)
 
 
 def findings(trials: Sequence[Trial]) -> tuple[Finding, ...]:

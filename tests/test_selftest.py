@@ -116,7 +116,7 @@ def test_the_ratio_is_the_second_one_s_time_whichever_was_started_first(monkeypa
         ]
 
     monkeypatch.setattr(Session, "run", run)
-    found = selftest.run([(selftest.PROBLEMS[0], 0.2)] * 2, threads=1)
+    found = tuple(selftest.run([(selftest.PROBLEMS[0], 0.2)] * 2, threads=1))
     assert [each.ratio.median for each in found] == pytest.approx([1.2, 1.2])
     assert [each.verdict for each in found] == [1, 1]
 
@@ -125,21 +125,32 @@ def test_a_pair_that_cannot_be_timed_is_an_error_that_names_it(monkeypatch):
     row = Row("dense", "forward", "1x1,u1", "numpy@a", "cpu", False, "", "", "CRASHED", "signal 9")
     monkeypatch.setattr(Session, "run", lambda self, *unused: [row, row])
     with pytest.raises(Failure, match=r"CRASHED: dense:32x256,u64,relu forward numpy@a: signal 9"):
-        selftest.run([(selftest.PROBLEMS[0], 0.0)], threads=1)
+        next(selftest.run([(selftest.PROBLEMS[0], 0.0)], threads=1))
 
 
 def test_it_stops_when_its_time_is_over():
     times = iter([0.0, 1.0, 61.0])
-    assert selftest.run(plan(1), threads=1, seconds=0.5, clock=lambda: next(times)) == ()
+    assert list(selftest.run(plan(1), threads=1, seconds=0.5, clock=lambda: next(times))) == []
 
 
 @pytest.mark.parametrize(("trials", "status"), [(TRIALS, 0), ([trial(0.0, 1.03, 1)] * 20, 1)])
 def test_the_command_prints_table_and_conclusions_and_fails_where_its_word_is_broken(
     trials, status, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(selftest, "run", lambda wanted, *unused, **more: tuple(trials))
+    monkeypatch.setattr(selftest, "run", lambda wanted, *unused, **more: iter(trials))
     result = CliRunner().invoke(main, ["selftest", "--pairs", "5", "--csv", str(tmp_path / "pairs.csv")])
     assert result.exit_code == status, result.output
     assert "Pairs whose difference is known" in result.output
     assert "what is equal is called different in" in result.output
     assert len((tmp_path / "pairs.csv").read_text().splitlines()) == len(trials) + 1
+
+
+def test_ctrl_c_shows_what_there_is(monkeypatch):
+    def interrupted(wanted, *unused, **more):
+        yield from TRIALS
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(selftest, "run", interrupted)
+    result = CliRunner().invoke(main, ["selftest"])
+    assert result.exit_code == 130
+    assert "a difference of 5% is found in 97.5 %" in " ".join(result.output.split())
