@@ -692,11 +692,11 @@ def _timed_row(
 ) -> Row:
     interval = statistics.median_interval(contender.samples)
     speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals}
-    noisy = width > precision
+    noisy = not width <= precision  # a width that is not to be had is NaN
     return replace(
         contender.row,
         status="NOISY" if noisy else "OK",
-        reason=f"an interval is {width:.0%} wide to each side, more than {precision:.0%}" if noisy else "",
+        reason=f"an interval is {width:.1%} wide to each side, more than {precision:.1%}" if noisy else "",
         median_s=interval.median,
         low_s=interval.low,
         high_s=interval.high,

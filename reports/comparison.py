@@ -138,12 +138,15 @@ def _described(source: Source) -> str:
 
 
 def _differences(base: Run, new: Run) -> Iterable[str]:
-    """What else changed between the runs: each is a cause that the verdicts cannot tell from the code."""
+    """What else is known to have changed between the runs: a cause that the verdicts cannot tell from the code."""
     pairs: dict[str, tuple[Any, Any]] = {"threads": (base.threads, new.threads)}
     pairs |= {name: (base.machine.get(name), new.machine.get(name)) for name in CHANGES}
     versions = base.machine.get("versions", {}), new.machine.get("versions", {})
-    pairs |= {name: (versions[0].get(name), versions[1].get(name)) for name in {**versions[0], **versions[1]}}
-    return [f"{name} {one or 'none'} -> {other or 'none'}" for name, (one, other) in pairs.items() if one != other]
+    if all(versions):
+        pairs |= {
+            name: (versions[0].get(name, "none"), versions[1].get(name, "none")) for name in versions[0] | versions[1]
+        }
+    return [f"{name} {one} -> {other}" for name, (one, other) in pairs.items() if one and other and one != other]
 
 
 def _uncompared(outcome: Outcome) -> str:
