@@ -67,6 +67,8 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
         ("bench.ceilings", "ProfileError", 2),
+        ("bench.results", "Failure", 1),
+        ("bench.sources", "SourceError", 2),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -117,6 +119,23 @@ _selection = _options(
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs."),
     click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L."),
 )
+
+
+class Percent(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A share, written with or without the sign: ``5%``."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share: 0.05 for 5%. Fails for what is not a positive number."""
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = 0.0
+        if not share > 0:
+            self.fail(f"{value!r} is not a percentage above 0, such as 5%", param, ctx)
+        return share
+
 
 _limits = _options(
     click.option(
@@ -207,7 +226,7 @@ def verify(
                     rows.append(verify_training(keras, model, images, seed))
                 show(checks.training_table(rows[-1]))
     else:
-        with _session(threads, seed, device, limits=(setup_limit_s, call_limit_s)) as session:
+        with _session(threads, seed, device, setup_limit_s=setup_limit_s, call_limit_s=call_limit_s) as session:
             session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
             if not models:
                 rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
@@ -235,6 +254,13 @@ def verify(
     help="Kernel time on a GPU: with hot caches, or also with L2 flushed before every call.",
 )
 @click.option("--budget", type=float, help="Seconds of timing per case and direction, shared by all.")
+@click.option(
+    "--precision",
+    type=Percent(),
+    default="2%",
+    show_default=True,
+    help="Stop a case before its budget is spent when half the width of every speed-up's interval is below this.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the latest run in the store: only what is missing.")
 @_store
 @click.option("--json", "json_path", type=_FILE, help="Write the rows as JSON too.")
@@ -245,6 +271,7 @@ def run(
     /,
     memory: str,
     budget: float | None,
+    precision: float,
     resume: bool,
     db: str,
     json_path: Path | None,
@@ -268,8 +295,13 @@ def run(
     seconds = budget if budget is not None else suite.budget_s
     if not seconds > 0:
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
-    limits = {"setup_limit_s": setup_limit_s, "call_limit_s": call_limit_s}
-    wished = _new_run(suite.name, threads, options["seed"], device, memory=memory, budget_s=seconds, **limits)
+    how: dict[str, Any] = {
+        "memory": memory,
+        "precision": precision,
+        "setup_limit_s": setup_limit_s,
+        "call_limit_s": call_limit_s,
+    }
+    wished = _new_run(suite.name, threads, options["seed"], device, budget_s=seconds, **how)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(with_ceilings(wished, device))
     ceilings = limits_of(current, device)
@@ -285,7 +317,7 @@ def run(
         return found
 
     interrupted = False
-    with _session(current.threads, current.seed, device, memory, (setup_limit_s, call_limit_s)) as session:
+    with _session(current.threads, current.seed, device, **how) as session:
         try:
             session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
@@ -608,6 +640,104 @@ def cuda_acceptance(arguments: tuple[str, ...]) -> None:
     sys.exit(accept(arguments))
 
 
+@main.command()
+@click.argument("base")
+@click.argument("new")
+@_store
+@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or lost.")
+@click.option("--relative-to", metavar="NAME", help="Times over this one's in the same rounds; or none.")
+@click.option("--across-machines", is_flag=True, help="Compare although the machines differ.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "csv", "latex"]), default="table", show_default=True
+)
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    base: str,
+    new: str,
+    db: str,
+    fail_above: float | None,
+    relative_to: str | None,
+    across_machines: bool,
+    form: str,
+) -> None:
+    """Compare two runs case by case: faster, slower, same, or can't tell.
+
+    BASE and NEW are each a run's number or a commit in the store (its latest run), OTHER-STORE:NUMBER, or a file: a
+    store, what run --json or --csv wrote, pytest-benchmark's JSON. Times are taken relative to a competitor that both
+    runs have, since the machine's speed differs from run to run; --relative-to names another, or none.
+    """
+    from bench import sources
+    from bench.compare import MARGIN
+    from bench.compare import compare as compare_runs
+    from reports.comparison import report as comparison_report
+
+    before, after = sources.read(base, db), sources.read(new, db)
+    if not across_machines:
+        sources.require_one_machine(before, after)
+    margin = fail_above or MARGIN
+    outcome = compare_runs(before, after, relative_to, margin)
+    _show(comparison_report(before, after, outcome, margin), form)
+    if fail_above and outcome.is_worse:
+        ctx.exit(1)
+
+
+@main.command()
+@click.option("--pairs", type=click.IntRange(min=1), default=200, show_default=True, help="Equal pairs.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so many, with what there is.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0, min_open=True), help="Seconds of timing per pair.  [default: 0.7]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs.")
+@click.option("--csv", "csv_path", type=_FILE, help="Write a line for every pair as CSV too.")
+@click.pass_context
+def selftest(
+    ctx: click.Context,
+    pairs: int,
+    minutes: float | None,
+    budget: float | None,
+    threads: int | None,
+    seed: int,
+    csv_path: Path | None,
+) -> None:
+    """Try the statistics on this machine: equal pairs, and pairs with a slow-down of 1, 2, 5 and 20 percent.
+
+    Says how often what is equal is called different, and which differences are found. Ten minutes.
+    Exit status 1 if equal pairs are told apart more often than the tool states.
+    """
+    from math import inf
+
+    from rich.progress import track
+
+    from bench import selftest
+    from reports import formats
+    from reports.selftest import report as selftest_report
+
+    this = _new_run("selftest", threads, seed, None)
+    wanted = track(selftest.plan(pairs, seed), "pairs", console=_console(stderr=True))
+    seconds = budget or selftest.BUDGET_S
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end
+    trials: list[Any] = []
+    interrupted = False
+    try:
+        for trial in selftest.run(wanted, this.threads, seed, seconds, seconds=60 * minutes if minutes else inf):
+            trials.append(trial)
+    except KeyboardInterrupt:
+        interrupted = True
+    if not trials:
+        raise click.ClickException("no pair was finished; give it more --minutes")
+    shown = selftest_report(this, trials, seconds)
+    formats.show(shown, _console())
+    if csv_path:
+        csv_path.parent.mkdir(parents=True, exist_ok=True)
+        csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
+    if interrupted:
+        ctx.exit(130)
+    if not selftest.keeps_its_word(selftest.findings(trials)):
+        ctx.exit(1)
+
+
 @main.group("datasets")
 def datasets_group() -> None:
     """What data sets there are, where their files are, and whether they are sound."""
@@ -798,18 +928,17 @@ def _profile(
 
 
 def _session(
-    threads: int | None, seed: int, device: str | None, memory: str = "hot", limits: tuple[float, float] | None = None
+    threads: int | None, seed: int, device: str | None, *, setup_limit_s: float, call_limit_s: float, **how: Any
 ) -> Any:
-    """A session; ``limits``: seconds that a set-up and a call may take."""
+    """A session with these limits; ``how``: its state of memory, and its precision."""
     from dataclasses import replace
 
     from bench.machine import usable_cores
     from bench.measure import Session
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
-    session = Session(threads or usable_cores(), seed, device=device, memory=memory)
-    if limits:
-        session.effort = replace(session.effort, plan_s=limits[0], call_s=limits[1])
+    session = Session(threads or usable_cores(), seed, device=device, **how)
+    session.effort = replace(session.effort, plan_s=setup_limit_s, call_s=call_limit_s)
     return session
 
 

@@ -37,8 +37,8 @@ MIN_ROUNDS_SLOW = 3
 """For what takes more than SLOW times as long as the fastest, and more than one sample has to last."""
 SLOW = 10.0
 MAX_ROUNDS = 200
-PRECISION = 0.05
-"""Timing ends when half of every interval's width is below this fraction of its median."""
+PRECISION = 0.02
+"""Timing ends when half of the width of every speed-up's interval is below this fraction of it."""
 LOOK_EVERY = 5
 """Rounds between two looks at the intervals, and twice that before the first: an interval of five is luck."""
 WARM_BELOW_S = 0.25
@@ -680,13 +680,13 @@ def _precise(active: Sequence[Contender], precision: float) -> bool:
 
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
-    """The widest relative interval of its speed-ups over competitors with as many rounds, else of its own median."""
-    rivals = _rivals(contender, contenders)
-    intervals = [
-        statistics.speedup(rival.samples, contender.samples)
-        for rival in rivals
-        if len(rival.samples) >= len(contender.samples)
-    ]
+    """The widest relative interval of its speed-ups over competitors with as many rounds.
+
+    Where there is no competitor, over the first of the others; of its own median if it is alone.
+    """
+    others = [c for c in contenders if c is not contender and len(c.samples) >= len(contender.samples)]
+    rivals = _rivals(contender, others) or others[:1]
+    intervals = [statistics.speedup(rival.samples, contender.samples) for rival in rivals]
     return max(map(statistics.relative_width, intervals or [statistics.median_interval(contender.samples)]))
 
 
@@ -716,11 +716,11 @@ def _timed_row(
 ) -> Row:
     interval = statistics.median_interval(contender.samples)
     speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals}
-    noisy = width > precision
+    noisy = not width <= precision  # a width that is not to be had is NaN
     return replace(
         contender.row,
         status="NOISY" if noisy else "OK",
-        reason=f"an interval is {width:.0%} wide to each side, more than {precision:.0%}" if noisy else "",
+        reason=f"an interval is {width:.1%} wide to each side, more than {precision:.1%}" if noisy else "",
         median_s=interval.median,
         low_s=interval.low,
         high_s=interval.high,

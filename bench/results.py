@@ -216,7 +216,7 @@ def write_json(path: Path, run: Run, rows: Iterable[Row]) -> None:
 
 
 def write_csv(path: Path, run: Run, rows: Iterable[Row]) -> None:
-    """One line per row; samples are joined by blanks, a competitor's ratio takes three columns."""
+    """One line per row, with its run's machine; samples are joined by blanks, a competitor's ratio is three columns."""
     records = [_flat(run, row) for row in rows]
     names = list(dict.fromkeys(name for record in records for name in record))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -242,6 +242,8 @@ def _flat(run: Run, row: Row) -> dict[str, Any]:
     record |= {f"{name}_samples_s": _joined(samples) for name, samples in row.figures.items()}
     record |= {f"gpu_{name}": json.dumps(value) for name, value in row.gpu.items()}
     record["threads"] = " ".join(f"{pool}={count}" for pool, count in row.threads.items())
+    record |= {"run_threads": run.threads, "started": run.started}
+    record |= {name: run.machine.get(key, "") for name, key in (("machine", "id"), ("commit", "commit"))}
     del record["speedups"]
     for name, interval in row.speedups.items():
         record |= {f"over_{name}_{part}": value for part, value in asdict(interval).items()}

@@ -18,6 +18,8 @@ from impls.wording import worded
 
 GROUP = "layerbench.implementations"
 REFERENCE = "reference"
+VARIANT = "@"
+"""In a name: what stands before it, once more or slowed down (impls.variants); for the harness's test of itself."""
 AUTO = "auto"
 """The fastest by a table of measurements (impls.auto): there for every operation, listed nowhere as one more."""
 
@@ -55,6 +57,9 @@ def get(op: str, name: str) -> Implementation:
     _require_op(op)
     if name == REFERENCE or name in _modules(f"impls.{op}"):
         return _import_own(f"impls.{op}.{name}").named(op, name)
+    if VARIANT in name:
+        variant: Implementation = importlib.import_module("impls.variants").implementation(op, name)
+        return variant.named(op, name)
     if name == AUTO:
         fastest: Implementation = importlib.import_module("impls.auto").implementation(op)
         return fastest.named(op, name)

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from bench.ceilings import CPU, IN_RUN, ceiling_of, in_force, in_words
+from bench.ranking import ranking, ranking_text
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
-from bench.statistics import geometric_mean
+from bench.statistics import LEVEL, POWER, detectable, geometric_mean
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import (
@@ -24,7 +25,7 @@ from reports.frames import (
     measurements,
     timed,
 )
-from reports.ranking import ranking, ranking_text
+from reports.verdicts import verdicts
 
 MARK = " †"
 """Stands behind a competitor's name."""
@@ -58,6 +59,9 @@ CONTENTS = {
 
 PEAK = "of peak"
 """The heading of the fraction of the measured ceiling that binds."""
+OUTCOMES = {"faster": 1, "slower": -1, "neither": 0}
+"""What can be shown of a speed-up, by its sign in reports.verdicts."""
+
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
 
 PEAK_NOTE = (
@@ -68,11 +72,12 @@ SUMMARY_NOTES = (
     f"{TIMES} name: its time / this one's in the same rounds, above 1 this one is faster",
     "ratios: geometric mean over the cases, ± the farther end of its 95 % interval. GFLOP/s, of peak: median over them",
     PEAK_NOTE,
+    f"vs name: cases found faster - slower - neither, all tested together (Benjamini-Hochberg, {LEVEL:.0%} false)",
     "† competitor: errors reported, not judged",
 )
 DETAIL_NOTES = (
     f"±: the farther end of the 95 % interval. ~: noisy, wider than asked. {TIMES} name: its time / this one's",
-    "rank: 1= is a tie, the interval of the ratio round by round holds 1. † competitor. bold: the fastest of ours",
+    "rank: 1= is a tie, the rounds do not tell them apart. † competitor. bold: the fastest of ours",
     PEAK_NOTE,
 )
 
@@ -158,14 +163,16 @@ def summary(run: Run, rows: Iterable[Row]) -> Table:
     """
     rows = latest(rows)
     against, absent = _against(rows), _absent(rows)
+    shown_faster = verdicts(rows)
     records, sections = [], []
     for (op, direction), part in _by_direction(rows).items():
-        found = [_summary_record(name, own, against) for name, own in _by_implementation(part).items()]
+        found = [_summary_record(name, own, against, shown_faster) for name, own in _by_implementation(part).items()]
         found.sort(key=lambda record: (record["competitor"], *(-(record[f"over_{n}"] or 0) for n in against)))
         records += [{"op": op, "direction": direction, **record} for record in found]
         shown = [record for record in found if record["implementation"] not in absent]
         sections.append(Section(f"{op} {direction}", tuple(_summary_line(record, against) for record in shown)))
-    headings = ("implementation", "right", "error", *(f"{TIMES} {n}" for n in against), "GFLOP/s", PEAK, "not ok")
+    ratios = [f"{word} {n}" for word in (TIMES, "vs") for n in against]
+    headings = ("implementation", "right", "error", *ratios, "GFLOP/s", PEAK, "not ok")
     return Table(
         f"Summary{_where(run)}",
         headings,
@@ -287,20 +294,27 @@ def best(run: Run, rows: Iterable[Row]) -> Table:
         winner = min(ours, key=_median_of)
         order = ranking_text(_ranking(block))
         ratios = [_ratio_text(winner, name) for name in against]
+        found = [detectable(winner.speedups[name]) for name in against if name in winner.speedups]
+        ratios.append(f"{number(100 * max(found), 2)}%" if found else MISSING)
         sections.setdefault(f"{op} {direction}", []).append(
             Line((case, winner.implementation, _time_text(winner), *ratios, order))
         )
         records.append(
             {"op": op, "direction": direction, "case": case, "best": winner.implementation}
-            | {"median_ms": _median_of(winner) * 1e3, "ranking": order}
+            | {"median_ms": _median_of(winner) * 1e3, "detectable": max(found, default=None), "ranking": order}
         )
     return Table(
         f"Best of ours per case{_where(run)}",
-        ("case", "best", "ms", *(f"{TIMES} {name}" for name in against), "ranking of all"),
+        ("case", "best", "ms", *(f"{TIMES} {name}" for name in against), "finds", "ranking of all"),
         tuple(Section(title, tuple(lines)) for title, lines in sections.items()),
         pd.DataFrame.from_records(records),
         left=("case", "best", "ranking of all"),
-        notes=("ranking: A = B < C, the faster stands left; = is a tie, the interval of the ratio by round holds 1",),
+        notes=(
+            "ranking: A = B < C, the faster stands left; = is a tie with its group's first by the rounds' ratios, "
+            f"tested for the number of pairs; all of a line's together err at {LEVEL:.0%}",
+            f"finds: the smallest difference from a competitor that is found in {POWER:.0%} of such measurements, at "
+            f"{LEVEL:.0%}; the larger of those over the competitors shown",
+        ),
     )
 
 
@@ -444,7 +458,9 @@ def _by_implementation(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> dict[str, Any]:
+def _summary_record(
+    name: str, own: Sequence[Row], against: Sequence[str], shown_faster: Mapping[tuple[str, str, str, str, str], int]
+) -> dict[str, Any]:
     is_competitor = own[0].competitor
     attempted = [row for row in own if row.status not in NOT_ATTEMPTED]
     errors = [row.error_bounds for row in own if row.error_bounds is not None]
@@ -455,6 +471,9 @@ def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> di
     for other in against:
         ratios = [row.speedups[other].median for row in timed(own) if other in row.speedups and other != name]
         record |= _interval_record(f"over_{other}", geometric_mean(ratios) if ratios else None)
+        keys = [(row.op, row.direction, row.spec, name, other) for row in own]
+        outcomes = Counter(shown_faster[key] for key in keys if key in shown_faster)
+        record |= {f"{word}_{other}": outcomes[sign] for word, sign in OUTCOMES.items()}
     fractions = [row.fraction for row in timed(own) if row.fraction is not None]
     record |= {"median_gflops": median(rates) if rates else None}
     record |= {"median_fraction": median(fractions) if fractions else None, "timed": len(timed(own))}
@@ -472,11 +491,17 @@ def _summary_line(record: dict[str, Any], against: Sequence[str]) -> Line:
             MISSING if right is None or not attempted else f"{right}/{attempted}",
             number(record["worst_error_bounds"], digits=2),
             *ratios,
+            *(_outcomes_text(record, name) for name in against),
             number(record["median_gflops"]),
             _percent(record["median_fraction"]),
             record["not_ok"] or "none",
         )
     )
+
+
+def _outcomes_text(record: dict[str, Any], against: str) -> str:
+    counts = [record[f"{word}_{against}"] for word in OUTCOMES]
+    return "-".join(map(str, counts)) if any(counts) else MISSING
 
 
 def _is_right(row: Row) -> bool:

@@ -23,7 +23,17 @@ def invoke(*words):
 
 
 def test_every_command_has_help():
-    for words in ((), ("list",), ("verify",), ("run",), ("report",), ("datasets",), ("datasets", "verify")):
+    for words in (
+        (),
+        ("list",),
+        ("verify",),
+        ("run",),
+        ("report",),
+        ("compare",),
+        ("selftest",),
+        ("datasets",),
+        ("datasets", "verify"),
+    ):
         result = invoke(*words, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 3
@@ -61,6 +71,7 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--budget", "nan"], "must be above 0 seconds"),
         (["run", "--call-limit", "0"], "0.0 is not in the range x>0"),
         (["verify", "--setup-limit", "-1"], "-1.0 is not in the range x>0"),
+        (["run", "--precision", "0"], "'0' is not a percentage above 0, such as 5%"),
         (["report", "--db", "nowhere.sqlite"], "there is no store nowhere.sqlite; make one with: layerbench run"),
         (["report", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--model", "cats"], "no reference model for 'cats'"),
