@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from reports.formats import Report
 
 DEFAULT_STORE = "layerbench.sqlite"
-WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
+WRONG_STATUSES = (
+    *("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "MISDECLARED", "ASYNC_MISMATCH"),
+)
 """What makes the exit status 1, where it is one of ours."""
 
 WIDTH = 120

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import arena, check, inputs, machine, nvml, pool, statistics, timing
+from bench import arena, check, inputs, machine, nvml, pool, precision, statistics, timing
 from bench.results import RESIDENT_BY_DEVICE, Failure, Row
 from bench.truth import release
 from impls import Case, Unavailable, get
@@ -342,6 +342,31 @@ class Session:
                     if contender.is_running:
                         _judge(contender, case, direction, design, arrays, outputs, truth)
             path.unlink()
+        if designs is None and precision.tells(case):
+            self._infer(case, direction, contenders)
+
+    def _infer(self, case: Case, direction: str, contenders: Sequence[Contender]) -> None:
+        """Find out what arithmetic and algorithm ran; also of what is wrong: another arithmetic may be the reason.
+
+        What is less exact than declared is MISDECLARED, unless it is a competitor.
+        """
+        asked = [c for c in contenders if c.row.status in ("OK", "WRONG")]
+        if not asked:
+            return
+        arrays = inputs.make(case, direction, inputs.IMPULSE, self.seed)
+        known = precision.probe(case, direction, arrays)
+        path = self._write(case, inputs.IMPULSE, arrays)
+        for contender in asked:
+            outputs = self._compute(contender, case, direction, path)
+            row = contender.row
+            if not outputs or row.status == "SIDE_EFFECT":
+                continue
+            found = precision.infer(known, outputs)
+            contender.row = replace(row, ran_arithmetic=found.arithmetic, ran_algorithm=found.algorithm)
+            reason = precision.misfit(row.algorithm, row.arithmetic, found)
+            if reason and not row.competitor:
+                contender.end("MISDECLARED", reason)
+        path.unlink()
 
     def _check_dense(
         self, case: Case, direction: str, contenders: Sequence[Contender], count: int

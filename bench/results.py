@@ -19,12 +19,17 @@ STATUSES = (
     "ERROR",
     "SIDE_EFFECT",
     "WRONG",
+    "MISDECLARED",
     "ASYNC_MISMATCH",
     "OVER_BUDGET",
     "NOISY",
     "OK",
 )
-"""The first that applies is a row's status. OK and NOISY rows carry times; NOISY means a wide interval."""
+"""The first that applies is a row's status. OK and NOISY rows carry times; NOISY means a wide interval.
+
+MISDECLARED has errors that another arithmetic or algorithm than the declared one explains; WRONG has errors that none
+explains.
+"""
 
 TIMED = ("OK", "NOISY")
 
@@ -121,6 +126,10 @@ class Row:
     """Largest error on designed inputs, in units of its derived bound: above 1 is wrong."""
     dense_error: float | None = None
     """Largest error on dense random inputs in units of sqrt(terms) * roundoff * rms scale: reported, not judged."""
+    ran_arithmetic: str = ""
+    """What ran, inferred from its errors (bench.precision); empty where nothing could be inferred, or nobody looked."""
+    ran_algorithm: str = ""
+    """The same: "sums" are direct sums or a GEMM."""
     repeatable: bool | None = None
     """Whether timed outputs were the same bits every time."""
     speedups: Mapping[str, Interval] = field(default_factory=dict)

@@ -37,7 +37,7 @@ from reports.formats import (
     with_interval,
 )
 
-WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
+WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "MISDECLARED", "ASYNC_MISMATCH")
 TIMED_PARTS = ("networks", "grid")
 WORST = 10
 AIM = 10.0

@@ -25,7 +25,7 @@ _COUNTS = (
 _FIRST_COLUMNS = (
     *("suite", "op", "direction", "case", "implementation", "competitor", "device", "algorithm", "arithmetic"),
     *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s"),
-    *("error_bounds", "dense_error", "repeatable"),
+    *("error_bounds", "dense_error", "ran_algorithm", "ran_arithmetic", "repeatable"),
 )
 _DEVICE_COLUMNS = ("clocks", "launched", "exposed_samples", "dirty_samples")
 _LAST_COLUMNS = (

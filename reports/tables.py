@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from bench.precision import SUMS
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import geometric_mean
+from impls.contract import FFT
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import (
@@ -43,6 +45,7 @@ SHORT = {
     "ERROR": "error",
     "SIDE_EFFECT": "side",
     "WRONG": "wrong",
+    "MISDECLARED": "misdecl",
     "ASYNC_MISMATCH": "async",
     "OVER_BUDGET": "slow",
 }
@@ -385,16 +388,26 @@ def _absent(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def _declarations(rows: Iterable[Row]) -> str:
-    """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash."""
+    """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash.
+
+    Where something else was inferred to have run, that follows.
+    """
     found: dict[str, list[dict[str, None]]] = {}
     rows = latest(rows)
     absent = _absent(rows)
     for row in sorted((row for row in rows if row.implementation not in absent), key=_listing_order):
-        declared = found.setdefault(_label(row), [{}, {}, {}])
-        for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device), strict=True):
+        declared = found.setdefault(_label(row), [{}, {}, {}, {}])
+        for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device, _ran_text(row)), strict=True):
             if value:
                 values[value] = None
     return "; ".join(f"{name} ({', '.join('/'.join(v) for v in values if v)})" for name, values in found.items())
+
+
+def _ran_text(row: Row) -> str:
+    """What was inferred where it is not what was declared; that sums are a GEMM or direct cannot be told."""
+    algorithm = row.ran_algorithm if row.algorithm == FFT or row.ran_algorithm != SUMS else ""
+    others = [ran for ran in (algorithm, row.ran_arithmetic) if ran and ran not in (row.algorithm, row.arithmetic)]
+    return f"inferred: {' '.join(others)}" if others else ""
 
 
 def _against(rows: Sequence[Row]) -> tuple[str, ...]:
