@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import arena, check, inputs, machine, nvml, pool, precision, statistics, timing
+from bench import arena, check, contamination, inputs, machine, nvml, pool, precision, statistics, timing
 from bench.results import RESIDENT_BY_DEVICE, Failure, Row
 from bench.truth import release
 from impls import Case, Unavailable, get
@@ -82,6 +82,15 @@ class Effort:
     """Whether a look at the GPU that is not quick is taken, before and after the rounds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one round gave: a sample, and one of every figure beside it."""
+
+    seconds: float
+    figures: Mapping[str, float]
+    is_dirty: bool = False
+
+
 @dataclass
 class Contender:
     """One implementation on its way through a case and direction."""
@@ -90,16 +99,35 @@ class Contender:
     seconds: float = math.inf
     """The shortest call so far: the first ones of a plan may compile."""
     loops: int = 1
-    samples: list[float] = field(default_factory=list)
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    taken: list[Taken] = field(default_factory=list)
+    """Every round's, the dirty ones too."""
+    counts_dirty: bool = False
+    """Whether dirty rounds count as well: where too few are clean, and all contenders alike."""
     exposed: int = 0
     """Samples of the device's time that contain launch latency."""
-    dirty: int = 0
-    """Samples in dirty rounds."""
 
     @property
     def name(self) -> str:
         return self.row.implementation
+
+    @property
+    def counted(self) -> list[Taken]:
+        """The rounds that count."""
+        return [t for t in self.taken if self.counts_dirty or not t.is_dirty]
+
+    @property
+    def samples(self) -> list[float]:
+        """One sample of every round that counts."""
+        return [t.seconds for t in self.counted]
+
+    @property
+    def figures(self) -> dict[str, list[float]]:
+        """The same for each figure beside it; those that were not taken in every round have fewer."""
+        found: dict[str, list[float]] = {}
+        for taken in self.counted:
+            for name, seconds in taken.figures.items():
+                found.setdefault(name, []).append(seconds)
+        return found
 
     @property
     def has_device_clock(self) -> bool:
@@ -128,11 +156,12 @@ class Session:
         memory: str = HOT,
         reader: nvml.Reader | None = None,
         xp: Any = np,
+        host: contamination.Reader | None = None,
     ) -> None:
         """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of MEMORY.
 
         ``reader`` looks at the GPU while it is timed; ``xp``: the array module in which the float64 truth is computed,
-        see bench.truth. Raises nvml.DeviceError for a device that does not exist.
+        see bench.truth; ``host`` looks at the machine. Raises nvml.DeviceError for a device that does not exist.
         """
         self.seed = seed
         self.precision = precision
@@ -143,6 +172,7 @@ class Session:
         self.xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
+        self._host = host or contamination.reader()
         self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
         self._rates: dict[tuple[str, str, str], float] = {}
 
@@ -423,6 +453,7 @@ class Session:
         is_worth_it = self._reader.is_quick or self.effort.is_watched_slowly
         is_watched = is_worth_it and any(c.has_device_clock for c in active)
         watch = _Watch(self._reader, self._pids()) if is_watched else None
+        host = contamination.Watch(self._host, self._pids)
         started = last = timing.CLOCK()
         stop = "rounds"
         for done in range(MAX_ROUNDS):
@@ -432,25 +463,28 @@ class Session:
                 stop = "budget"
                 break
             last = now
-            if done >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
+            if done == 2 * LOOK_EVERY:  # what was dirty from the first is as it is: nothing cleaner is waited for
+                _count_enough(active)
+            clean = max(len(c.samples) for c in active)
+            if clean >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
-            before = [len(c.samples) for c in active]
+            before = [len(c.taken) for c in active]
             for i in rng.permutation(len(active)):
                 contender = active[i]
                 enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
                 if contender.is_running and not enough:
                     self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
-            if watch and watch.is_quick and watch.look():
-                for contender, count in zip(active, before, strict=True):
-                    contender.dirty += len(contender.samples) - count
+            is_device_dirty = watch and watch.is_quick and watch.look()
+            if host.look() or is_device_dirty:
+                _mark_dirty(active, before)
         if watch and not watch.is_quick and watch.look():
-            for contender in active:
-                contender.dirty = len(contender.samples)
+            _mark_dirty(active, [0] * len(active))
+        _count_enough(active)
         for contender in active:
             if contender.is_running:
                 self._ask(contender, "inspect", self.effort.call_s)
-            _keep(contender, stop, watch)
+            _keep(contender, stop, watch, host)
 
     def _pids(self) -> frozenset[int]:
         """The processes of ours that may be on the device: this one computes the truth there."""
@@ -499,9 +533,7 @@ class Session:
                 return
             figures = {RESIDENT_BY_DEVICE: answer["device_seconds"], **more["figures"]}
             contender.exposed += not more["hidden"]
-        contender.samples.append(answer["seconds"])
-        for name, seconds in figures.items():
-            contender.figures.setdefault(name, []).append(seconds)
+        contender.taken.append(Taken(answer["seconds"], figures))
 
     def _sample(
         self,
@@ -587,19 +619,37 @@ class _Watch:
         return {"before": self._first.as_record(), "after": self._last.as_record(), "dirt": list(self._dirt)}
 
 
-def _keep(contender: Contender, stop: str, watch: _Watch | None) -> None:
+def _mark_dirty(active: Sequence[Contender], before: Sequence[int]) -> None:
+    """Mark what was taken since each contender had this many rounds. It is repeated: rounds go on without it."""
+    for contender, count in zip(active, before, strict=True):
+        contender.taken[count:] = [replace(taken, is_dirty=True) for taken in contender.taken[count:]]
+
+
+def _count_enough(active: Sequence[Contender]) -> None:
+    """Let dirty rounds count where anybody has too few clean ones; for all alike, since ratios are formed in rounds."""
+    if any(c.is_running and len(c.samples) < min(MIN_ROUNDS_SLOW, len(c.taken)) for c in active):
+        for contender in active:
+            contender.counts_dirty = True
+
+
+def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamination.Watch) -> None:
     """Put every raw sample into the row, and end it where its two clocks cannot both be right."""
     contender.row = replace(
         contender.row,
         stop=stop,
         samples_s=tuple(contender.samples),
         figures={name: tuple(samples) for name, samples in contender.figures.items()},
+        host=host.record(),
     )
+    if host.is_seeing or (watch and watch.is_seeing):
+        dirty = [taken.seconds for taken in contender.taken if taken.is_dirty]
+        aside = () if contender.counts_dirty else tuple(dirty)
+        contender.row = replace(contender.row, dirty_samples=len(dirty), aside_s=aside)
     if not contender.has_device_clock:
         return
     contender.row = replace(contender.row, exposed_samples=contender.exposed)
     if watch and watch.is_seeing:
-        contender.row = replace(contender.row, dirty_samples=contender.dirty, gpu=watch.record())
+        contender.row = replace(contender.row, gpu=watch.record())
     by_device = contender.figures.get(RESIDENT_BY_DEVICE, ())
     wrong = timing.disagreement(contender.samples, by_device, contender.loops)
     if wrong and contender.is_running:

@@ -103,7 +103,12 @@ class Row:
     exposed_samples: int | None = None
     """Samples whose device time contains launch latency, because the device could not be held for long enough."""
     dirty_samples: int | None = None
-    """Samples in rounds during which the device was throttled, slowed down or shared; None where nobody looked."""
+    """Samples in rounds during which the machine or its device was throttled, slowed down or shared; None where nobody
+    looked."""
+    aside_s: tuple[float, ...] = ()
+    """These samples, where enough clean rounds were there to do without them; else they are among ``samples_s``."""
+    host: Mapping[str, Any] = field(default_factory=dict)
+    """Looks at the machine ``before`` and ``after`` the rounds, and the ``dirt`` between them: bench.contamination."""
     gpu: Mapping[str, Any] = field(default_factory=dict)
     """Readings ``before`` and ``after`` the rounds, and the ``dirt`` that was seen: bench.nvml."""
     loops: int | None = None
@@ -192,7 +197,8 @@ class Run:
 
 def as_record(run: Run, row: Row) -> dict[str, Any]:
     """A row with its run's number, as plain values."""
-    return {"run_id": run.id, **asdict(row), "samples_s": list(row.samples_s), "figures": _lists(row.figures)}
+    lists = {"samples_s": list(row.samples_s), "aside_s": list(row.aside_s), "figures": _lists(row.figures)}
+    return {"run_id": run.id, **asdict(row), **lists}
 
 
 def write_json(path: Path, run: Run, rows: Iterable[Row]) -> None:
@@ -223,10 +229,11 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
 
 def _flat(run: Run, row: Row) -> dict[str, Any]:
     record = as_record(run, row)
-    record["samples_s"] = _joined(row.samples_s)
-    del record["figures"], record["gpu"]
+    record |= {"samples_s": _joined(row.samples_s), "aside_s": _joined(row.aside_s)}
+    del record["figures"], record["gpu"], record["host"]
     record |= {f"{name}_samples_s": _joined(samples) for name, samples in row.figures.items()}
-    record |= {f"gpu_{name}": json.dumps(value) for name, value in row.gpu.items()}
+    for what, looks in (("gpu", row.gpu), ("host", row.host)):
+        record |= {f"{what}_{name}": json.dumps(value) for name, value in looks.items()}
     record["threads"] = " ".join(f"{pool}={count}" for pool, count in row.threads.items())
     del record["speedups"]
     for name, interval in row.speedups.items():

@@ -118,6 +118,7 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         ("commit", machine.get("commit", "")),
         ("command", run.command),
         *(("a time is", CONTENTS.get(state, state)) for state in states),
+        ("contamination", _contamination(rows)),
         ("implementations", _declarations(rows)),
     )
     return tuple((label, text) for label, text in lines if text)
@@ -529,8 +530,8 @@ def _seconds_text(interval: Interval | None) -> str:
 
 def _remarks(row: Row) -> str:
     """How a row's work was launched, and what its samples suffer from."""
-    rounds = len(row.samples_s)
-    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(row.gpu.get('dirt', ()))}"
+    rounds = len(row.samples_s) + len(row.aside_s)
+    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(_dirt([row]))}"
     exposed = f"{row.exposed_samples} of {rounds} with launch latency in the kernel's time"
     parts = [
         row.launched,
@@ -539,6 +540,25 @@ def _remarks(row: Row) -> str:
         exposed if row.exposed_samples else "",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _dirt(rows: Iterable[Row]) -> list[str]:
+    """Every kind of dirt that was seen, the host's with the most of it in any round."""
+    found: dict[str, float] = {}
+    kinds: dict[str, None] = {}
+    for row in rows:
+        kinds |= dict.fromkeys(row.gpu.get("dirt", ()))
+        for kind, seen in row.host.get("dirt", {}).items():
+            found[kind] = max(found.get(kind, 0.0), seen["most"])
+    return [*kinds, *(f"up to {most:.2g} {kind}" for kind, most in found.items())]
+
+
+def _contamination(rows: Iterable[Row]) -> str:
+    """How much was measured while something else disturbed it, and what; empty where nothing was seen."""
+    dirty = [row for row in timed(rows) if row.dirty_samples]
+    samples = sum(row.dirty_samples or 0 for row in dirty)
+    aside = sum(len(row.aside_s) for row in dirty)
+    return f"{samples} samples dirty, {aside} of them left out: {', '.join(_dirt(dirty))}" if dirty else ""
 
 
 def _ratio_text(row: Row, name: str) -> str:
