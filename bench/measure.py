@@ -23,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import arena, check, contamination, inputs, machine, nvml, pool, precision, statistics, timing
+from bench.memory import BOTH, COLD, FLUSHED, HOT, MAX_FLUSHED_CALLS
 from bench.results import RESIDENT_BY_DEVICE, Failure, Row
 from bench.truth import release
 from impls import Case, Unavailable, get
+from impls.devices import CPU
 from impls.specs import ITEMSIZE, traffic
 
 Array = npt.NDArray[Any]
@@ -49,10 +51,6 @@ SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
 SETS = ((64 * 2**20, 3), (256 * 2**20, 2))
 """(bytes of all arrays, input sets in rotation) up to these sizes; beyond them one, which no cache holds anyway."""
-HOT = "hot"
-BOTH = "both"
-MEMORY = (HOT, BOTH)
-"""State of a device's caches for its kernel figure: input sets in rotation, nothing flushed; or also flushed."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a case may need."""
 
@@ -89,6 +87,10 @@ class Taken:
     seconds: float
     figures: Mapping[str, float]
     is_dirty: bool = False
+    faults: tuple[float, float] | None = None
+    """(minor, major) page faults per call, where the system counts them."""
+    peak: int = 0
+    """Bytes of the largest resident memory of the worker until then."""
 
 
 @dataclass
@@ -158,7 +160,7 @@ class Session:
         xp: Any = np,
         host: contamination.Reader | None = None,
     ) -> None:
-        """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of MEMORY.
+        """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of bench.memory.MEMORY.
 
         ``reader`` looks at the GPU while it is timed; ``xp``: the array module in which the float64 truth is computed,
         see bench.truth; ``host`` looks at the machine. Raises nvml.DeviceError for a device that does not exist.
@@ -247,7 +249,8 @@ class Session:
             record = get(case.op, name)
         except Unavailable as reason:
             return Contender(replace(row, status="UNAVAILABLE", reason=str(reason)))
-        row = replace(row, device=str(record.device), competitor=record.competitor)
+        state = self.memory if self.memory in FLUSHED and str(record.device) == str(CPU) else HOT
+        row = replace(row, device=str(record.device), competitor=record.competitor, state=state)
         absent = _absent(case.op, name)
         if absent:
             return Contender(replace(row, status="UNAVAILABLE", reason=absent))
@@ -503,7 +506,8 @@ class Session:
             if not contender.is_running:
                 return
             contender.seconds = min(contender.seconds, answer["longer_seconds"])
-            contender.loops = timing.loops_for(contender.seconds, self.effort.sample_s)
+            most = MAX_FLUSHED_CALLS if contender.row.state in FLUSHED else timing.MAX_LOOPS
+            contender.loops = min(most, timing.loops_for(contender.seconds, self.effort.sample_s))
             if contender.loops == 1:
                 break
         self._learn(contender, case)
@@ -527,13 +531,13 @@ class Session:
             return
         figures: dict[str, float] = {}
         if contender.has_device_clock:
-            flush = self.memory == BOTH
+            flush = self.memory in (BOTH, COLD)
             more = self._timed(contender, "figures", case, direction, truths, flush=flush, copied=copied)
             if not more:
                 return
             figures = {RESIDENT_BY_DEVICE: answer["device_seconds"], **more["figures"]}
             contender.exposed += not more["hidden"]
-        contender.taken.append(Taken(answer["seconds"], figures))
+        contender.taken.append(Taken(answer["seconds"], figures, faults=answer["faults"], peak=answer["peak_bytes"]))
 
     def _sample(
         self,
@@ -543,7 +547,8 @@ class Session:
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
     ) -> dict[str, Any]:
         """One sample of the resident figure; empty if the contender ended."""
-        return self._timed(contender, "sample", case, direction, truths, warm=contender.seconds < WARM_BELOW_S)
+        warm = contender.seconds < WARM_BELOW_S
+        return self._timed(contender, "sample", case, direction, truths, warm=warm, state=contender.row.state)
 
     def _timed(
         self,
@@ -640,6 +645,7 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamina
         samples_s=tuple(contender.samples),
         figures={name: tuple(samples) for name, samples in contender.figures.items()},
         host=host.record(),
+        **_memory_use(contender.taken),
     )
     if host.is_seeing or (watch and watch.is_seeing):
         dirty = [taken.seconds for taken in contender.taken if taken.is_dirty]
@@ -654,6 +660,16 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamina
     wrong = timing.disagreement(contender.samples, by_device, contender.loops)
     if wrong and contender.is_running:
         contender.end("ASYNC_MISMATCH", wrong)
+
+
+def _memory_use(taken: Sequence[Taken]) -> dict[str, Any]:
+    """The row's fields of page faults per call, and of growth while it was timed."""
+    counted = [t.faults for t in taken if t.faults is not None]
+    found: dict[str, Any] = {"grown_bytes": taken[-1].peak - taken[0].peak} if taken else {}
+    if counted:
+        minor, major = (sum(faults) / len(counted) for faults in zip(*counted, strict=True))
+        found |= {"minor_faults": minor, "major_faults": major}
+    return found
 
 
 def _absent(op: str, name: str) -> str | None:

@@ -88,7 +88,7 @@ class Row:
     reason: str = ""
     suite: str = ""
     state: str = "hot"
-    """State of the caches while timing: ``hot`` is several input sets in rotation, nothing flushed."""
+    """State of the caches while timing: ``hot``, ``cold-weights`` or ``cold``, as bench.memory has them."""
     setup_s: float | None = None
     """Making the plan and binding its first call: compilation or loading from the cache, tile choice, scratch."""
     first_call_s: float | None = None
@@ -127,6 +127,12 @@ class Row:
     workspace_bytes: int | None = None
     peak_bytes: int | None = None
     """Largest resident memory of the worker process so far."""
+    minor_faults: float | None = None
+    """Page faults per timed call that memory served: what a call allocates anew costs some; None where not counted."""
+    major_faults: float | None = None
+    """The same from a disk."""
+    grown_bytes: int | None = None
+    """By how much ``peak_bytes`` grew from the first timed sample to the last."""
     error_bounds: float | None = None
     """Largest error on designed inputs, in units of its derived bound: above 1 is wrong."""
     dense_error: float | None = None

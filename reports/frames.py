@@ -30,6 +30,7 @@ _FIRST_COLUMNS = (
 _DEVICE_COLUMNS = ("clocks", "launched", "exposed_samples", "dirty_samples")
 _LAST_COLUMNS = (
     *("setup_ms", "first_call_ms", "rounds", "loops", "stop", "state", "workspace_mb", "peak_mb"),
+    *("minor_faults", "major_faults", "grown_bytes"),
     *_DEVICE_COLUMNS,
     *("side", *SPEC_COLUMNS),
 )

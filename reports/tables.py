@@ -54,8 +54,18 @@ SHORT = {
 CONTENTS = {
     "hot": "median over rounds of one call, result ready, on arrays already on the device, several input sets in "
     "rotation, nothing flushed (hot caches); set-up and first call apart",
+    "cold-weights": "median over rounds of one call, timed alone after all caches were flushed and all arrays but the "
+    "weights were read again; set-up and first call apart",
+    "cold": "median over rounds of one call, timed alone after all caches were flushed; set-up and first call apart",
 }
 """What a time contains, by the state of the caches."""
+
+MEMORY_USE = {
+    "minor_faults": "faults",
+    "major_faults": "from disk",
+    "grown_bytes": "grown B",
+}
+"""Columns of what a call asks of memory: page faults per call, and growth while it was timed; where any is not zero."""
 
 CPU = "cpu"
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
@@ -205,15 +215,17 @@ def detail(run: Run, rows: Iterable[Row]) -> Table:
     """Every measurement, a block per op, direction and case; in the order of time, then what was not timed."""
     rows = latest(rows)
     against = _against(rows)
+    uses = {name: text for name, text in MEMORY_USE.items() if any((getattr(r, name) or 0) >= 1 for r in timed(rows))}
     sections = []
     for (op, direction, case), block in blocks(rows).items():
         ranks = _ranks(_ranking(block))
         ours = [row for row in timed(block) if not row.competitor]
         fastest = min(ours, key=_median_of) if ours else None
         ordered = sorted(block, key=lambda row: (row.implementation not in ranks, _median_of(row)))
-        lines = tuple(_detail_line(row, against, ranks, row is fastest) for row in ordered)
+        lines = tuple(_detail_line(row, against, ranks, row is fastest, uses) for row in ordered)
         sections.append(Section(f"{op} {direction} {case}", lines))
-    headings = ("implementation", "ms", "GFLOP/s", "GB/s", "error", *(f"{TIMES} {name}" for name in against), "rank")
+    ratios = (f"{TIMES} {name}" for name in against)
+    headings = ("implementation", "ms", "GFLOP/s", "GB/s", "error", *ratios, *uses.values(), "rank")
     return Table(
         f"Every case{_where(run)}",
         headings,
@@ -589,7 +601,10 @@ def _pivot_text(row: Row | None) -> str:
     return "~" * (row.status == "NOISY") + number(_median_of(row) * 1e3)
 
 
-def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool) -> Line:
+def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool, uses: Iterable[str]) -> Line:
+    memory = (number(getattr(row, name)) for name in uses)
     ratios = (_ratio_text(row, name) for name in against)
     rates = (number(row.gflops), number(row.gbytes_per_s), number(row.error_bounds, digits=2))
-    return Line((_label(row), _time_text(row), *rates, *ratios, ranks.get(row.implementation, MISSING)), is_strong)
+    return Line(
+        (_label(row), _time_text(row), *rates, *ratios, *memory, ranks.get(row.implementation, MISSING)), is_strong
+    )
