@@ -78,7 +78,7 @@ class Flusher:
 
     def __init__(self, size: int | None = None) -> None:
         """``size``: bytes; by default FLUSH_FACTOR times the last cache."""
-        self._buffer = np.zeros(size or FLUSH_FACTOR * last_cache_bytes(), np.uint8)
+        self._buffer = np.ones(size or FLUSH_FACTOR * last_cache_bytes(), np.uint8)  # every page is touched
 
     def flush(self, warm: Iterable[Array | None] = ()) -> None:
         """Empty the caches, then read these arrays once."""

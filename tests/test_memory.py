@@ -41,7 +41,7 @@ def test_a_flush_writes_its_whole_buffer_and_changes_no_array():
     array = np.array([np.nan, 1.0], np.float32)
     flusher.flush([array, None])
     flusher.flush()
-    assert (flusher._buffer == 2).all()
+    assert (flusher._buffer == 3).all()
     assert array[1] == 1
 
 
