@@ -248,10 +248,10 @@ def verify(
 @_limits
 @click.option(
     "--memory",
-    type=click.Choice(["hot", "both"]),
+    type=click.Choice(["hot", "cold-weights", "cold", "both"]),
     default="hot",
     show_default=True,
-    help="Kernel time on a GPU: with hot caches, or also with L2 flushed before every call.",
+    help="Caches before every call: hot; flushed but for activations; flushed; on a GPU both hot and flushed.",
 )
 @click.option("--budget", type=float, help="Seconds of timing per case and direction, shared by all.")
 @click.option(

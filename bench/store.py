@@ -192,7 +192,8 @@ def _url(address: str) -> str:
 
 def _row(record: Mapping[str, Any]) -> Row:
     values = {f.name: record[f.name] for f in fields(Row) if record[f.name] is not None}
-    values["samples_s"] = tuple(values["samples_s"])
+    for name in ("samples_s", "aside_s"):
+        values[name] = tuple(values.get(name, ()))
     values["figures"] = {name: tuple(samples) for name, samples in values.get("figures", {}).items()}
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)

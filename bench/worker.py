@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import arena, machine, process, timing
+from bench import arena, machine, memory, process, timing
 from bench.footprint import Footprint, changes, footprint
 from bench.leaks import leak, resident_bytes
 from bench.machine import peak_memory
@@ -20,7 +20,7 @@ from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED
 from impls import Plan, get, parse_case
 from impls.contract import Call, Implementation
 from impls.devices import CPU, Device, Timer, is_lost
-from impls.specs import Spec
+from impls.specs import Spec, arguments
 
 MAX_COPIED = 8
 """Calls with copies both ways in one sample."""
@@ -151,19 +151,28 @@ class Worker(Responder):
             "peak_bytes": peak_memory(),
         }
 
-    def do_sample(self, loops: int, warm: bool, results: list[str], compared: int | None = None) -> Answer:
+    def do_sample(
+        self, loops: int, warm: bool, results: list[str], compared: int | None = None, state: str = memory.HOT
+    ) -> Answer:
         """One timed sample over the bound sets in rotation; results that changed since they were verified are written.
 
         The rotation goes on where the last sample ended, so that rounds of one call differ in their inputs too.
         ``differs`` lists the sets whose result is not the verified one bit for bit; each is in its result file. Of the
         sets that are called the last ``compared`` are looked at; None: all.
-        ``device_seconds`` is the same loop by the device's clock, or None.
+        ``device_seconds`` is the same loop by the device's clock, or None. ``state``: that of the caches before a call.
         """
         order, watched = self._poisoned(loops, compared)
         calls = [self.bound[i].call for i in order]
-        found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
+        steps = self._flushed(order, state) if state in memory.FLUSHED else []
+        before = memory.faults()
+        if steps:
+            found = timing.prepared(steps, self._device.wait, loops)
+        else:
+            found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
+        after = memory.faults()
         self._note(loops)
         return {
+            "faults": memory.faults_per_call(before, after, loops + (warm and not steps)),
             "seconds": found.host,
             "device_seconds": found.device,
             "longer_seconds": found.longer,
@@ -203,7 +212,9 @@ class Worker(Responder):
 
     def do_inspect(self) -> Answer:
         """After timing: whether anything was changed that is not an output, and whether memory leaked."""
-        return {"side_effect": self._side_effect(self.bound), "leak": self._leak()}
+        grown = self.readings[-1][1] - self.readings[0][1] if self.readings else None
+        found = {"side_effect": self._side_effect(self.bound), "leak": self._leak(), "grown_bytes": grown}
+        return found | {"threads": process.threads_of(type(self._plan))}
 
     def do_release(self) -> Answer:
         """Drop the plan and all arrays: a worker that waits for its next case holds no memory."""
@@ -285,6 +296,16 @@ class Worker(Responder):
             self.bound[i].outputs.poison()
         self.turn += loops if advance else 0
         return order, watched
+
+    def _flushed(self, order: list[int], state: str) -> list[tuple[Any, Call]]:
+        """(flush, call) of each bound set; what the state leaves warm is read after the flush."""
+        flusher = memory.Flusher()
+        names = [a.name for a in arguments(self._plan.spec, self.direction)]
+        steps = []
+        for bound in (self.bound[i] for i in order):
+            warm = memory.kept_warm(state, names, (*bound.inputs.arrays, *bound.outputs.arrays))
+            steps.append((partial(flusher.flush, warm), bound.call))
+        return steps
 
     def _differing(self, called: list[int], results: list[str]) -> list[int]:
         """The sets whose result is not the verified one bit for bit; it is written to its file."""

@@ -25,11 +25,12 @@ _COUNTS = (
 _FIRST_COLUMNS = (
     *("suite", "op", "direction", "case", "implementation", "competitor", "device", "algorithm", "arithmetic"),
     *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s", "fraction", "binding"),
-    *("error_bounds", "dense_error", "repeatable"),
+    *("error_bounds", "dense_error", "ran_algorithm", "ran_arithmetic", "repeatable"),
 )
 _DEVICE_COLUMNS = ("clocks", "launched", "exposed_samples", "dirty_samples")
 _LAST_COLUMNS = (
     *("setup_ms", "first_call_ms", "rounds", "loops", "stop", "state", "workspace_mb", "peak_mb"),
+    *("minor_faults", "major_faults", "grown_bytes"),
     *_DEVICE_COLUMNS,
     *("side", *SPEC_COLUMNS),
 )

@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from bench.ceilings import CPU, IN_RUN, ceiling_of, in_force, in_words
+from bench.precision import SUMS
 from bench.ranking import ranking, ranking_text
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import LEVEL, POWER, detectable, geometric_mean
+from impls.contract import FFT
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import (
@@ -44,7 +46,9 @@ SHORT = {
     "OUT_OF_MEMORY": "mem",
     "ERROR": "error",
     "SIDE_EFFECT": "side",
+    "MISDECLARED": "misdecl",
     "WRONG": "wrong",
+    "LEAK": "leak",
     "IMPOSSIBLE": "imposs",
     "ASYNC_MISMATCH": "async",
     "OVER_BUDGET": "slow",
@@ -54,6 +58,9 @@ SHORT = {
 CONTENTS = {
     "hot": "median over rounds of one call, result ready, on arrays already on the device, several input sets in "
     "rotation, nothing flushed (hot caches); set-up and first call apart",
+    "cold-weights": "median over rounds of one call, timed alone after all caches were flushed and all arrays but the "
+    "weights were read again; set-up and first call apart",
+    "cold": "median over rounds of one call, timed alone after all caches were flushed; set-up and first call apart",
 }
 """What a time contains, by the state of the caches."""
 
@@ -61,6 +68,12 @@ PEAK = "of peak"
 """The heading of the fraction of the measured ceiling that binds."""
 OUTCOMES = {"faster": 1, "slower": -1, "neither": 0}
 """What can be shown of a speed-up, by its sign in reports.verdicts."""
+MEMORY_USE = {
+    "minor_faults": "faults",
+    "major_faults": "from disk",
+    "grown_bytes": "grown B",
+}
+"""Columns of what a call asks of memory: page faults per call, and growth while it was timed; where any is not zero."""
 
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
 
@@ -129,6 +142,7 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         ("command", run.command),
         ("ceilings", _ceilings_text(run)),
         *(("a time is", CONTENTS.get(state, state)) for state in states),
+        ("contamination", _contamination(rows)),
         ("implementations", _declarations(rows)),
     )
     return tuple((label, text) for label, text in lines if text)
@@ -222,24 +236,17 @@ def detail(run: Run, rows: Iterable[Row]) -> Table:
     """Every measurement, a block per op, direction and case; in the order of time, then what was not timed."""
     rows = latest(rows)
     against = _against(rows)
+    uses = {name: text for name, text in MEMORY_USE.items() if any((getattr(r, name) or 0) >= 1 for r in timed(rows))}
     sections = []
     for (op, direction, case), block in blocks(rows).items():
         ranks = _ranks(_ranking(block))
         ours = [row for row in timed(block) if not row.competitor]
         fastest = min(ours, key=_median_of) if ours else None
         ordered = sorted(block, key=lambda row: (row.implementation not in ranks, _median_of(row)))
-        lines = tuple(_detail_line(row, against, ranks, row is fastest) for row in ordered)
+        lines = tuple(_detail_line(row, against, ranks, row is fastest, uses) for row in ordered)
         sections.append(Section(f"{op} {direction} {case}", lines))
-    headings = (
-        "implementation",
-        "ms",
-        "GFLOP/s",
-        "GB/s",
-        PEAK,
-        "error",
-        *(f"{TIMES} {name}" for name in against),
-        "rank",
-    )
+    ratios = (f"{TIMES} {name}" for name in against)
+    headings = ("implementation", "ms", "GFLOP/s", "GB/s", PEAK, "error", *ratios, *uses.values(), "rank")
     return Table(
         f"Every case{_where(run)}",
         headings,
@@ -422,16 +429,26 @@ def _absent(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def _declarations(rows: Iterable[Row]) -> str:
-    """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash."""
+    """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash.
+
+    Where something else was inferred to have run, that follows.
+    """
     found: dict[str, list[dict[str, None]]] = {}
     rows = latest(rows)
     absent = _absent(rows)
     for row in sorted((row for row in rows if row.implementation not in absent), key=_listing_order):
-        declared = found.setdefault(_label(row), [{}, {}, {}])
-        for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device), strict=True):
+        declared = found.setdefault(_label(row), [{}, {}, {}, {}])
+        for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device, _ran_text(row)), strict=True):
             if value:
                 values[value] = None
     return "; ".join(f"{name} ({', '.join('/'.join(v) for v in values if v)})" for name, values in found.items())
+
+
+def _ran_text(row: Row) -> str:
+    """What was inferred where it is not what was declared; that sums are a GEMM or direct cannot be told."""
+    algorithm = row.ran_algorithm if row.algorithm == FFT or row.ran_algorithm != SUMS else ""
+    others = [ran for ran in (algorithm, row.ran_arithmetic) if ran and ran not in (row.algorithm, row.arithmetic)]
+    return f"inferred: {' '.join(others)}" if others else ""
 
 
 def _against(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -567,8 +584,8 @@ def _seconds_text(interval: Interval | None) -> str:
 
 def _remarks(row: Row) -> str:
     """How a row's work was launched, and what its samples suffer from."""
-    rounds = len(row.samples_s)
-    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(row.gpu.get('dirt', ()))}"
+    rounds = len(row.samples_s) + len(row.aside_s)
+    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(_dirt([row]))}"
     exposed = f"{row.exposed_samples} of {rounds} with launch latency in the kernel's time"
     parts = [
         row.launched,
@@ -577,6 +594,25 @@ def _remarks(row: Row) -> str:
         exposed if row.exposed_samples else "",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _dirt(rows: Iterable[Row]) -> list[str]:
+    """Every kind of dirt that was seen, the host's with the most of it in any round."""
+    found: dict[str, float] = {}
+    kinds: dict[str, None] = {}
+    for row in rows:
+        kinds |= dict.fromkeys(row.gpu.get("dirt", ()))
+        for kind, seen in row.host.get("dirt", {}).items():
+            found[kind] = max(found.get(kind, 0.0), seen["most"])
+    return [*kinds, *(f"up to {most:.2g} {kind}" for kind, most in found.items())]
+
+
+def _contamination(rows: Iterable[Row]) -> str:
+    """How much was measured while something else disturbed it, and what; empty where nothing was seen."""
+    dirty = [row for row in timed(rows) if row.dirty_samples]
+    samples = sum(row.dirty_samples or 0 for row in dirty)
+    aside = sum(len(row.aside_s) for row in dirty)
+    return f"{samples} samples dirty, {aside} of them left out: {', '.join(_dirt(dirty))}" if dirty else ""
 
 
 def _ratio_text(row: Row, name: str) -> str:
@@ -612,7 +648,10 @@ def _pivot_text(row: Row | None) -> str:
     return "~" * (row.status == "NOISY") + number(_median_of(row) * 1e3)
 
 
-def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool) -> Line:
+def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool, uses: Iterable[str]) -> Line:
+    memory = (number(getattr(row, name)) for name in uses)
     ratios = (_ratio_text(row, name) for name in against)
     rates = (number(row.gflops), number(row.gbytes_per_s), _percent(row.fraction), number(row.error_bounds, digits=2))
-    return Line((_label(row), _time_text(row), *rates, *ratios, ranks.get(row.implementation, MISSING)), is_strong)
+    return Line(
+        (_label(row), _time_text(row), *rates, *ratios, *memory, ranks.get(row.implementation, MISSING)), is_strong
+    )

@@ -66,7 +66,7 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--case", "dense:1x2,u3", "--suite", "quick"], "not both"),
         (["run", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--impl", "nonsense"], "unknown implementation 'nonsense'; known: "),
-        (["run", "--memory", "cold"], "'cold' is not one of 'hot', 'both'"),
+        (["run", "--memory", "warm"], "'warm' is not one of 'hot', 'cold-weights', 'cold', 'both'"),
         (["run", "--budget", "0"], "must be above 0 seconds"),
         (["run", "--budget", "nan"], "must be above 0 seconds"),
         (["run", "--call-limit", "0"], "0.0 is not in the range x>0"),

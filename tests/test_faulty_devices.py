@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.contamination import Nobody
 from bench.measure import Effort, Session
 from bench.nvml import Reading
 from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED, RESIDENT_BY_DEVICE
@@ -53,11 +54,11 @@ def rows(tmp_path_factory):
         folder = tmp_path_factory.mktemp("plugin")
         (folder / "faulty_devices.py").write_text((FOLDER / "faulty_devices.py").read_text())
         install(folder, {f"conv2d.{name}": f"faulty_devices:{name}" for name in EXPECTED}, monkeypatch)
-        with Session(threads=1, memory="both", reader=FakeReader()) as session:
+        with Session(threads=1, memory="both", reader=FakeReader(), host=Nobody()) as session:
             found = {r.implementation: r for r in session.run(CASE, "forward", tuple(EXPECTED), budget_s=1.5)}
             (again,) = session.run(CASE, "forward", ("loses_its_device",), budget_s=1.0)
         slow = SlowReader()
-        with Session(threads=1, memory="both", reader=slow) as session:
+        with Session(threads=1, memory="both", reader=slow, host=Nobody()) as session:
             session.effort = Effort(min_rounds=3, copied_rounds=1, compared=1, is_watched_slowly=False)
             (brief,) = session.run(CASE, "forward", ("right",), budget_s=0.1)
             assert slow.looks == 0
@@ -92,7 +93,7 @@ def test_what_copies_its_inputs_when_it_is_bound_has_no_end_to_end_time(rows):
 
 def test_dirty_samples_are_those_of_the_round_that_was_throttled(rows):
     row = rows["right"]
-    assert row.dirty_samples == 1
+    assert row.dirty_samples == len(row.aside_s) == 1
     assert row.gpu["dirt"] == ["throttled: power cap"]
     assert row.gpu["before"]["sm_mhz"] == row.gpu["after"]["sm_mhz"] == 1000.0
 

@@ -69,3 +69,9 @@ def test_a_crash_keeps_the_last_words(rows):
 
 def test_an_exception_keeps_its_text(rows):
     assert rows["raises"].reason == "ArithmeticError: no such luck"
+
+
+def test_what_computes_in_another_arithmetic_says_in_which(rows):
+    assert rows["half_precision"].reason.startswith("declared float32, ran as float16: factors rounded to float16")
+    assert rows["right"].ran_arithmetic == "float64"
+    assert rows["flipped_kernel"].ran_arithmetic == ""

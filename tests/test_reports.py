@@ -443,3 +443,34 @@ def test_the_heading_names_the_device_that_was_measured():
     machine = MACHINE | {"gpu": "H100, H100", "cuda_device": device | {"multiprocessors": 132}, "gpu_driver": "580.1"}
     text = dict(tables.heading(replace(RUN, machine=machine), ROWS))["machine"]
     assert "H100 compute capability 9.0 85 GB L2 52 MB 132 SMs driver 580.1" in text
+
+
+@pytest.mark.parametrize(
+    ("ran", "declared", "shown"),
+    [
+        (("sums", "float32"), ("gemm", "float32"), "(gemm, float32, cpu)"),
+        (("sums", "float64"), ("gemm", "float32"), "(gemm, float32, cpu, inferred: float64)"),
+        (("sums", "float32"), ("fft", "float32"), "(fft, float32, cpu, inferred: sums)"),
+        (("winograd", "float32"), ("direct", "float32"), "(direct, float32, cpu, inferred: winograd)"),
+        (("", ""), ("gemm", "TF32"), "(gemm, TF32, cpu)"),
+    ],
+)
+def test_what_ran_stands_behind_what_was_declared_where_it_differs(ran, declared, shown):
+    names = ("ran_algorithm", "ran_arithmetic", "algorithm", "arithmetic")
+    found = row("x", **dict(zip(names, (*ran, *declared), strict=True)))
+    assert dict(tables.heading(RUN, [found]))["implementations"] == f"x {shown}"
+
+
+def test_contamination_is_said_where_there_was_any():
+    host = {"dirt": {"cores stolen by the host": {"rounds": 2, "most": 0.25}}}
+    rows = [row("x", dirty_samples=2, aside_s=(0.1, 0.2), host=host), row("y", dirty_samples=0)]
+    text = "2 samples dirty, 2 of them left out: up to 0.25 cores stolen by the host"
+    assert dict(tables.heading(RUN, rows))["contamination"] == text
+    assert "contamination" not in dict(tables.heading(RUN, rows[1:]))
+
+
+@pytest.mark.parametrize(("faults", "is_shown"), [(None, False), (0.0, False), (144.0, True)])
+def test_page_faults_have_a_column_where_a_call_makes_any(faults, is_shown):
+    table = tables.detail(RUN, [row("x", minor_faults=faults), row("y", ms=2.0)])
+    assert ("faults" in table.headings) == is_shown
+    assert not is_shown or line_of(table, "x")[table.headings.index("faults")] == "144"

@@ -29,6 +29,8 @@ ROW = Row(
     figures={"kernel": (0.01, 0.02)},
     gpu={"before": {"sm_mhz": 1980.0}, "dirt": ["throttled: power cap"]},
     dirty_samples=1,
+    aside_s=(0.4,),
+    host={"before": {"load": 0.5}, "dirt": {"periods throttled by the control group": {"rounds": 1, "most": 2.0}}},
 )
 
 

@@ -167,7 +167,7 @@ EXPECTED = {
     "dropped_tap": (DroppedTap, "WRONG"),
     "forgot_bias": (ForgotBias, "WRONG"),
     "wraps_at_the_border": (WrapsAtTheBorder, "WRONG"),
-    "half_precision": (HalfPrecision, "WRONG"),
+    "half_precision": (HalfPrecision, "MISDECLARED"),
     "one_bad_pixel": (OneBadPixel, "WRONG"),
     "drops_the_last_sample": (DropsTheLastSample, "WRONG"),
     "mutates_its_input": (MutatesItsInput, "SIDE_EFFECT"),
