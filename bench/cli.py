@@ -703,14 +703,15 @@ def selftest(
 ) -> None:
     """Try the statistics on this machine: equal pairs, and pairs with a slow-down of 1, 2, 5 and 20 percent.
 
-    Says how often what is equal is called different, and which differences are found. Ten minutes.
+    Says how often what is equal is called different, which differences are found, and what a sample costs beside its
+    own time. Ten minutes.
     Exit status 1 if equal pairs are told apart more often than the tool states.
     """
     from math import inf
 
     from rich.progress import track
 
-    from bench import selftest
+    from bench import overhead, selftest
     from reports import formats
     from reports.selftest import report as selftest_report
 
@@ -718,6 +719,7 @@ def selftest(
     wanted = track(selftest.plan(pairs, seed), "pairs", console=_console(stderr=True))
     seconds = budget or selftest.BUDGET_S
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end
+    costs = overhead.measure(this.threads)
     trials: list[Any] = []
     interrupted = False
     try:
@@ -727,7 +729,7 @@ def selftest(
         interrupted = True
     if not trials:
         raise click.ClickException("no pair was finished; give it more --minutes")
-    shown = selftest_report(this, trials, seconds)
+    shown = selftest_report(this, trials, seconds, costs)
     formats.show(shown, _console())
     if csv_path:
         csv_path.parent.mkdir(parents=True, exist_ok=True)

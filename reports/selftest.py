@@ -1,4 +1,4 @@
-"""What the harness's test of itself found, as tables."""
+"""What the harness's test of itself found, and what the harness costs, as tables."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from bench.results import Run
+from bench.overhead import Overhead
+from bench.results import Interval, Run
 from bench.selftest import Trial, conclusions, findings
 from bench.statistics import LEVEL, POWER
-from reports.formats import Line, Report, Section, Table, number
+from reports.formats import Line, Report, Section, Table, number, with_interval
 from reports.tables import heading
 
 HEADINGS = ("injected", "pairs", "found", "95 %, exact", "reversed", "measured", "rounds", "could find")
 
 
-def report(run: Run, trials: Sequence[Trial], budget_s: float) -> Report:
-    """The heading, a line for each injected slow-down, and what follows; the frame has a line for every pair."""
+def report(run: Run, trials: Sequence[Trial], budget_s: float, costs: Sequence[Overhead]) -> Report:
+    """The heading, a line for each injected slow-down, what follows, and the costs; the frame has a line per pair."""
     frame = pd.DataFrame.from_records([_record(trial) for trial in trials])
     found = findings(trials)
     lines = tuple(
@@ -45,8 +46,41 @@ def report(run: Run, trials: Sequence[Trial], budget_s: float) -> Report:
         Table(
             "What follows", ("",), (Section("", tuple(Line((s,)) for s in conclusions(found, budget_s))),), frame, ("",)
         ),
+        overhead(costs),
     )
     return Report(heading(run, ()), tables, frame)
+
+
+def overhead(costs: Sequence[Overhead]) -> Table:
+    """What the harness itself costs, a line for each problem."""
+    lines = tuple(
+        Line(
+            (
+                each.case,
+                str(each.loops),
+                *(_spread(interval, 1e3) for interval in (each.sample, each.beside)),
+                _spread(each.inside, 1e9),
+                _spread(each.isolation),
+            )
+        )
+        for each in costs
+    )
+    return Table(
+        "What the harness costs",
+        ("case", "calls", "sample, ms", "beside it, ms", "inside, ns a call", "apart / in one"),
+        (Section("", lines),),
+        pd.DataFrame.from_records([asdict(each) for each in costs]),
+        ("case",),
+        notes=(
+            "beside it: to let a worker go on, an untimed call, to look at the outputs, to answer and to stop it",
+            "inside: a call that does nothing, in samples of as many calls, with their two readings of the clock",
+            "apart / in one: the time of a call in a process of its own over that of the same in one process",
+        ),
+    )
+
+
+def _spread(interval: Interval, unit: float = 1.0) -> str:
+    return with_interval(*(unit * value for value in (interval.median, interval.low, interval.high)))
 
 
 def _record(trial: Trial) -> dict[str, object]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench import local, selftest
+from bench import local, overhead, selftest
 from bench.cli import main
 from bench.measure import Session
 from bench.results import Failure, Interval, Row
@@ -138,10 +138,12 @@ def test_the_command_prints_table_and_conclusions_and_fails_where_its_word_is_br
     trials, status, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(selftest, "run", lambda wanted, *unused, **more: iter(trials))
+    monkeypatch.setattr(overhead, "measure", lambda threads: ())
     result = CliRunner().invoke(main, ["selftest", "--pairs", "5", "--csv", str(tmp_path / "pairs.csv")])
     assert result.exit_code == status, result.output
     assert "Pairs whose difference is known" in result.output
     assert "what is equal is called different in" in result.output
+    assert "What the harness costs" in result.output
     assert len((tmp_path / "pairs.csv").read_text().splitlines()) == len(trials) + 1
 
 
@@ -151,6 +153,7 @@ def test_ctrl_c_shows_what_there_is(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(selftest, "run", interrupted)
+    monkeypatch.setattr(overhead, "measure", lambda threads: ())
     result = CliRunner().invoke(main, ["selftest"])
     assert result.exit_code == 130
     assert "a difference of 5% is found in 97.5 %" in " ".join(result.output.split())
