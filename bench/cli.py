@@ -661,17 +661,25 @@ def compare(
     across_machines: bool,
     form: str,
 ) -> None:
-    """Compare two runs case by case: faster, slower, same, or can't tell.
+    """Compare two runs case by case: faster, slower, same, or can't tell; or two machines' profiles.
 
     BASE and NEW are each a run's number or a commit in the store (its latest run), OTHER-STORE:NUMBER, or a file: a
-    store, what run --json or --csv wrote, pytest-benchmark's JSON. Times are taken relative to a competitor that both
-    runs have, since the machine's speed differs from run to run; --relative-to names another, or none.
+    store, what run --json or --csv wrote, pytest-benchmark's JSON; or both are what profile --json wrote. Times are
+    taken relative to a competitor that both runs have, since the machine's speed differs from run to run; --relative-to
+    names another, or none.
     """
     from bench import sources
     from bench.compare import MARGIN
     from bench.compare import compare as compare_runs
     from reports.comparison import report as comparison_report
+    from reports.profiles import comparison as comparison_of_machines
 
+    machines = sources.profiles(base, new)
+    if machines:
+        if fail_above or relative_to:
+            raise click.UsageError("--fail-above and --relative-to are for runs; these are profiles of machines")
+        _show(comparison_of_machines(*machines), form)
+        return
     before, after = sources.read(base, db), sources.read(new, db)
     if not across_machines:
         sources.require_one_machine(before, after)

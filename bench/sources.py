@@ -1,4 +1,4 @@
-"""What can be compared, as runs with rows: runs of a store, our exports, and pytest-benchmark's JSON.
+"""What can be compared: runs of a store, our exports and pytest-benchmark's JSON, as runs with rows; and profiles.
 
 Which of them a file is, its content says, not its name.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.ceilings import MachineProfile, is_profile, read_profile
 from bench.lines import row_of, run_of
 from bench.results import TRAINING, Row, Run
 from bench.store import Store
@@ -51,6 +52,19 @@ def read(name: str, address: str) -> Source:
         return of_file(path)
     store, _, which = name.rpartition(":")
     return of_store(store or address, which)
+
+
+def profiles(base: str, new: str) -> tuple[MachineProfile, MachineProfile] | None:
+    """The profiles of machines in two files; None where neither is one. Raises SourceError where only one is."""
+    is_one = {name: _is_profile(Path(name)) for name in (base, new)}
+    if not any(is_one.values()):
+        return None
+    for name, is_there in is_one.items():
+        if not is_there:
+            raise SourceError(
+                f"{name} is no profile of a machine, as the other is; make one: layerbench profile --json FILE"
+            )
+    return read_profile(Path(base)), read_profile(Path(new))
 
 
 def is_one_machine(base: Source, new: Source) -> bool:
@@ -108,17 +122,22 @@ def of_file(path: Path) -> Source:
 
 
 def kind_of(text: str) -> str:
-    """What a file's text holds: "run", "pytest-benchmark", "csv", or what a JSON document calls its kind itself.
-
-    Raises SourceError for a JSON document that is none of them.
-    """
+    """What a file's text holds: "run", "pytest-benchmark" or "csv". Raises ValueError for any other JSON document."""
     if not text.lstrip().startswith("{"):
         return "csv"
     document = json.loads(text)
     for kind, names in (("run", {"run", "rows"}), ("pytest-benchmark", {"benchmarks", "machine_info"})):
         if names <= document.keys():
             return kind
-    return str(document["kind"])
+    raise ValueError("JSON of another kind")
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file holds a profile; False where it cannot be read, or is no JSON."""
+    try:
+        return is_profile(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
 
 
 def _of_json(label: str, text: str) -> Source:
