@@ -291,10 +291,10 @@ def run(
     from reports import formats, tables
 
     threads, device = options.pop("threads"), options.pop("device")
-    suite, _, wanted = _wanted(**options)
-    seconds = budget if budget is not None else suite.budget_s
-    if not seconds > 0:
+    if budget is not None and not budget > 0:  # before whatever is asked for is imported
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
+    suite, _, wanted = _wanted(**options)
+    seconds = suite.budget_s if budget is None else budget
     how: dict[str, Any] = {
         "memory": memory,
         "precision": precision,

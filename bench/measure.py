@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import arena, check, contamination, inputs, machine, nvml, pool, precision, statistics, timing
-from bench.memory import BOTH, COLD, FLUSHED, HOT, MAX_FLUSHED_CALLS
+from bench.memory import BOTH, COLD, FLUSHED, HOT, MAX_FLUSHED_CALLS, flush_bytes
 from bench.results import RESIDENT_BY_DEVICE, Failure, Row, decided
 from bench.shared_folders import SharedFolder
 from bench.truth import release
@@ -351,6 +351,7 @@ class Session:
     def _leave_out_large(self, case: Case, direction: str, contenders: Sequence[Contender], sets: int) -> None:
         """End all where the arrays of this process and of the workers would not fit into what is free."""
         shared, own = _memory_needed(case, direction, sets, len(contenders))
+        own += flush_bytes() if self.memory in FLUSHED else 0  # of one worker at a time
         free, folder = machine.free_memory(), shutil.disk_usage(self._folder).free
         reason = ""
         if shared + own > MEMORY_SHARE * free:

@@ -73,12 +73,17 @@ def last_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) ->
     return max(sizes, default=UNKNOWN_CACHE)
 
 
+def flush_bytes() -> int:
+    """What is written to empty the caches: FLUSH_FACTOR times the last one."""
+    return FLUSH_FACTOR * last_cache_bytes()
+
+
 class Flusher:
     """A buffer that pushes everything else out of the caches."""
 
     def __init__(self, size: int | None = None) -> None:
-        """``size``: bytes; by default FLUSH_FACTOR times the last cache."""
-        self._buffer = np.ones(size or FLUSH_FACTOR * last_cache_bytes(), np.uint8)  # every page is touched
+        """``size``: bytes; by default flush_bytes()."""
+        self._buffer = np.ones(size or flush_bytes(), np.uint8)  # every page is touched
 
     def flush(self, warm: Iterable[Array | None] = ()) -> None:
         """Empty the caches, then read these arrays once."""
