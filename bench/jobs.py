@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from bench.pool import foreign_device
 from bench.results import Row
 from bench.suites import Suite
 from impls import DIRECTIONS, OPS, Case, SpecError, Unavailable, get, names, rivals
-from impls.registry import AUTO
+from impls.registry import AUTO, is_foreign
 from impls.specs import directions_of
 
 NONE = "none"
@@ -85,9 +86,12 @@ def in_suite(row: Row, suite: Suite) -> Row:
 
 
 def _device(op: str, name: str) -> str:
-    """The name of an implementation's device; empty where even its record is not to be had."""
+    """The name of an implementation's device; empty where even its record is not to be had.
+
+    Another package is imported in a process of its own, for whatever that may do.
+    """
     try:
-        return get(op, name).device.name
+        return foreign_device(op, name) if is_foreign(op, name) else get(op, name).device.name
     except Unavailable:
         return ""
 

@@ -47,7 +47,8 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def row_of(record: Mapping[str, Any]) -> Row:
     """The row that was written; an infinite error comes back as None."""
     values = {f.name: record[f.name] for f in fields(Row) if f.name in record}
-    values["samples_s"] = tuple(values["samples_s"])
+    for name in ("samples_s", "aside_s"):
+        values[name] = tuple(values.get(name, ()))
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)
 

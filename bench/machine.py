@@ -156,6 +156,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def oom_kills() -> int:
+    """Processes that this system has ended for want of memory since it started; 0 where it does not say."""
+    found = re.search(r"^oom_kill (\d+)", _read("/proc/vmstat"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def _memory(which: str) -> int:
     """Bytes of memory, "total" or "available". Linux tells it itself, so that a bare machine needs no library."""
     found = re.search(rf"^Mem{which}:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE | re.IGNORECASE)
