@@ -80,17 +80,13 @@ def compared(a: MachineProfile, b: MachineProfile) -> pd.DataFrame:
 def comparison(a: MachineProfile, b: MachineProfile) -> Report:
     """Two machines beside each other: the figures that both have, and which of them only one has."""
     both = compared(a, b)
-    lines = tuple(
-        Line(
-            (
-                r.figure,
-                *(MISSING if pd.isna(count) else str(count) for count in (r.threads_a, r.threads_b)),
-                r.unit,
-                *(number(value) for value in (r.best_a, r.best_b, r.b_over_a)),
-            )
-        )
-        for r in both.itertuples()
+    columns = (
+        both["figure"],
+        *(both[name].map(str).where(both[name].notna(), MISSING) for name in ("threads_a", "threads_b")),
+        both["unit"],
+        *(both[name].map(number) for name in ("best_a", "best_b", "b_over_a")),
     )
+    lines = tuple(map(Line, zip(*columns, strict=True)))
     shared = set(both["figure"])
     alone = dict.fromkeys(c.name for profile in (a, b) for c in profile.ceilings if c.name not in shared)
     described = [

@@ -80,7 +80,7 @@ def overhead(costs: Sequence[Overhead]) -> Table:
 
 
 def _spread(interval: Interval, unit: float = 1.0) -> str:
-    return with_interval(*(unit * value for value in (interval.median, interval.low, interval.high)))
+    return with_interval(unit * interval.median, unit * interval.low, unit * interval.high)
 
 
 def _record(trial: Trial) -> dict[str, object]:
