@@ -36,7 +36,7 @@ from impls.transposition import transposition
 from impls.winograd import algorithm
 
 BLOCK_BYTES = 640 << 10
-"""Of a transformed block and the products of one panel: most of a second-level cache, some of which the weights pass."""
+"""Of a transformed block and the products of one panel: most of a second-level cache; weights pass the rest."""
 STEP = 28
 """Tiles of a block are a multiple of it where they can be: of the rows of most register tiles."""
 WIDEST = max(tile.vectors for tile in TILES) * LANES
