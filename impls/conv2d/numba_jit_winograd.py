@@ -35,16 +35,19 @@ from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, ConvSpec
 from impls.transposition import transposition
 from impls.winograd import algorithm
 
-BLOCK_BYTES = 640 << 10
-"""Of a transformed block and the products of one panel: most of a second-level cache; weights pass the rest."""
-STEP = 28
-"""Tiles of a block are a multiple of it where they can be: of the rows of most register tiles."""
+BLOCK_BYTES = 400 << 10
+"""Of a transformed block and the products of one panel, which leave room in a second-level cache to weights passing."""
+WEIGHT_BYTES = 4 << 20
+"""Of transformed weights beyond which they, and no longer the block, decide: a block reads all of them from afar."""
+STEP, MANY = 14, 112
+"""Tiles of a block: at least, and a multiple of it, the rows of a register tile; and with many weights."""
 WIDEST = max(tile.vectors for tile in TILES) * LANES
 """Filters of the widest panel."""
 FEWEST = 4
-"""Channels and filters below which the transforms cost more than the products that they save."""
-IMAGE_COST, RESULTS_COST = 3.0, 1.5
-"""Of a transform, in fused multiply-adds for each value of a tile: measured, loads and stores included."""
+"""Channels and filters below which the transforms cost more than the products that they save; below 16 they may."""
+IMAGE_COST, RESULTS_COST, KERNEL_COST, PRODUCTS_COST = 8, 5, 8, 8
+"""Measured, in fused multiply-adds, of each vector of a tile's values: of its transforms, with their loads and stores
+and what they wait for memory, and of a sum of products beside the products."""
 SMALLEST = ConvSpec(1, 2, 2, 1, 1, (3, 3))
 """What the loops are compiled on."""
 
@@ -93,13 +96,12 @@ def form_of(problem: Problem) -> int:
     return min(able, key=lambda k: operations(problem, *FORMS[k]))
 
 
-def operations(problem: Problem, m: int, r: int) -> float:
-    """Of a call, in fused multiply-adds of vectors: products, and transforms of image, results and weights."""
-    values = (m + r - 1) ** 2
+def operations(problem: Problem, m: int, r: int) -> int:
+    """Of a call, in fused multiply-adds of vectors."""
     tiles = problem.batch * -(-problem.rows.out // m) * -(-problem.columns.out // m)
     image, results = -(-problem.inner // LANES), -(-problem.outer // LANES)
-    transforms = tiles * (IMAGE_COST * image + RESULTS_COST * results) + RESULTS_COST * problem.inner * results
-    return values * (tiles * problem.inner * results + transforms)
+    a_tile = IMAGE_COST * image + (problem.inner + PRODUCTS_COST + RESULTS_COST) * results
+    return (m + r - 1) ** 2 * (tiles * a_tile + KERNEL_COST * problem.inner * results)
 
 
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
@@ -108,8 +110,11 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
     m, r = FORMS[form]
     side, depth = m + r - 1, round_up(problem.inner, LANES)
     down, across = -(-problem.rows.out // m), -(-problem.columns.out // m)
-    most = BLOCK_BYTES // (ITEMSIZE[FLOAT32] * side**2 * (depth + 2 * LANES))
-    tiles = min(problem.batch * down * across, max(most // STEP * STEP, STEP // 2))
+    a_value = ITEMSIZE[FLOAT32] * side**2
+    most = max(BLOCK_BYTES // (a_value * (depth + 2 * LANES)) // STEP, 1) * STEP
+    if a_value * problem.inner * problem.outer > WEIGHT_BYTES:
+        most = MANY
+    tiles = min(most, -(-problem.batch * down * across // numba.get_num_threads()))
 
     def steps(tile):
         return float("inf") if tile.columns > 1 else -(-tiles // tile.rows)
