@@ -27,7 +27,7 @@ from impls.winograd import Matrix, matrices
 
 Array = npt.NDArray[Any]
 
-BLOCK_VALUES = 2**24
+BLOCK_VALUES = 2**22
 """float64 values of the transforms of the samples that are looked at together."""
 
 

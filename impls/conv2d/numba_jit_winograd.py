@@ -74,7 +74,8 @@ class Layout(NamedTuple):
     depth: int
     """Floats of a transformed value's channels, whole vectors."""
     plane: int
-    """Floats from one of the side^2 values to the next in a transformed block; no multiple of a page."""
+    """Floats from one of the side^2 values to the next in a transformed block: the last register tile may go past its
+    end, and one vector more keeps the values from lying a multiple of a page apart, in the same few cache lines."""
     products_plane: int
     """The same of a panel's products."""
     transposed: int
@@ -121,7 +122,7 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
 
     _, chosen = blocks(problem.outer, steps)
     panels = np.array([(first, k, rows, TILES[k].vectors * LANES) for first, k, rows, _, _ in chosen], np.int64)
-    rows = round_up(tiles, LANES) + max(panels[:, 2])
+    room = tiles + int(max(panels[:, 2]))
     return Layout(
         form=form,
         m=m,
@@ -130,8 +131,8 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
         across=across,
         tiles=tiles,
         depth=depth,
-        plane=int(rows) * depth + LANES,
-        products_plane=int(rows * max(panels[:, 3])) + LANES,
+        plane=room * depth + LANES,
+        products_plane=room * int(max(panels[:, 3])) + LANES,
         transposed=direction == GRAD_INPUT,
         turned=round_up(problem.outer, LANES),
     ), panels
@@ -214,7 +215,7 @@ def pack_row(c, w, record, panels, turned, packed):
     at = np.int64(packed.ctypes.data)
     for first, _, _, width in panels:
         value = inner * width + LANES
-        for f in range(first, min(first + width, round_up_lanes(outer)), LANES):
+        for f in range(first, first + width, LANES):
             transform_kernel(
                 problem.form, weights + 4 * (first_tap + c * between + f),
                 rows.tap_step * w.shape[1] * tap, columns.tap_step * tap,
@@ -222,12 +223,6 @@ def pack_row(c, w, record, panels, turned, packed):
                 none, none, none, none, none, none, outer - f, np.float32(-np.inf),
             )  # fmt: skip
         at += 4 * side * side * value
-
-
-@njit
-def round_up_lanes(count):
-    """The least number of whole vectors' values that is not below ``count``."""
-    return -(-count // LANES) * LANES
 
 
 @njit
@@ -259,7 +254,7 @@ def finish_block(first, count, products, start, width, bias, floor, record, spar
         i, j = divmod(place, problem.across)
         top, left = i * m, j * m
         at = out + 4 * ((n * rows.out + top) * columns.out + left) * outer
-        for f in range(start, min(start + width, outer), LANES):
+        for f in range(start, start + width, LANES):
             transform_results(
                 problem.form, products + 4 * (t * width + f - start), side * plane, plane,
                 at + 4 * f, columns.out * outer, outer,
