@@ -149,8 +149,8 @@ def test_float32_is_right_and_wrong_winograds_are_wrong(form):
     assert {name: worst(**how) for name, how in WRONG.items() if worst(**how) <= 1} == {}
 
 
-def test_the_bound_is_larger_than_that_of_a_plain_sum_and_covers_it():
-    """|x| * |w| is what Winograd's sums of absolute values would be without cancellation in its transforms."""
+def test_the_bound_is_larger_than_that_of_a_plain_sum_everywhere():
+    """What the fewer multiplications cost: absolute values do not cancel in the transforms."""
     case = Case("conv2d", parse("conv2d", "2x7x6x5,k3x3,f4"))
     arrays = inputs.make(case, FORWARD, inputs.DENSE, seed=1)
     truth = check.expected(case, FORWARD, arrays)

@@ -6,7 +6,7 @@ give is transformed back, with bias and relu, into the results. The transformed 
 the second-level cache; transformed weights are read once a block, in the order in which they lie.
 
 The input gradient is the same with the kernel turned around and its channels and filters exchanged. The weight gradient
-is not offered: it would multiply in transforms of the results, and sum errors over all pixels.
+is not offered: its results are few and its sums long, so that it is for other tiles and other errors.
 """
 
 from __future__ import annotations
