@@ -18,7 +18,7 @@ from typing import Any
 from bench import statistics
 from bench.results import TIMED, Interval, Row
 from impls import Case, parse_case
-from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM
+from impls.contract import EVERY_PRODUCT, FLOAT32, FLOAT64
 
 CPU = "cpu"
 CUDA = "cuda"
@@ -28,8 +28,6 @@ GFLOPS = "GFLOP/s"
 RATES = (GBYTES, GFLOPS)
 """Of these units more is better; all others are of time."""
 
-EVERY_PRODUCT = (DIRECT, GEMM)
-"""Algorithms that compute every product. Others need fewer operations: their rate is an effective one, and no limit."""
 WITH_PRODUCTS = ("conv2d", "dense")
 """Operations of products; how many operations pooling takes depends on how windows share them."""
 IN_FULL = (FLOAT32, FLOAT64)

@@ -27,6 +27,8 @@ ALIGNMENT = 64
 DIRECT = "direct"
 GEMM = "gemm"
 FFT = "fft"
+EVERY_PRODUCT = (DIRECT, GEMM)
+"""Algorithms that add up all products of the numbers given. Others transform them, and need fewer operations."""
 
 FLOAT32 = "float32"
 FLOAT64 = "float64"

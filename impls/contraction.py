@@ -98,7 +98,7 @@ def _emit(context, builder, tile, args):
     last, floor = args[18:]
     builder.function.attributes.add("noinline")  # its registers are its own; compiled once however often it is called
     vector = ir.VectorType(FLOAT, tile.lanes)
-    emitter = _Emitter(builder, tile, vector, last)
+    emitter = Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]
     sums = [emitter.load(start, start_row, start_column, *place) for place in places]
 
@@ -133,7 +133,7 @@ def _emit(context, builder, tile, args):
     return context.get_dummy_value()
 
 
-class _Emitter:
+class Emitter:
     """The few instructions that a tile is made of."""
 
     def __init__(self, builder, tile, vector, last):
@@ -172,11 +172,14 @@ class _Emitter:
             found = self.builder.load(place, typ=self.vector)
             found.align = 4
             return found
-        load = self._intrinsic(
-            "llvm.masked.load.v{}f32.p0", self.vector, [place.type, ir.IntType(32), self.bits, self.vector]
-        )
+        return self.masked_load(place, self.mask)
+
+    def masked_load(self, pointer, mask):
+        """The lanes of the mask from a pointer on, the others zero; nothing else is touched."""
+        kinds = [pointer.type, ir.IntType(32), self.bits, self.vector]
+        load = self._intrinsic("llvm.masked.load.v{}f32.p0", self.vector, kinds)
         zeros = ir.Constant(self.vector, [0.0] * self.tile.lanes)
-        return self.builder.call(load, [place, ir.Constant(ir.IntType(32), 4), self.mask, zeros])
+        return self.builder.call(load, [pointer, ir.Constant(ir.IntType(32), 4), mask, zeros])
 
     def load(self, address, row, column, q, p, j):
         return self.vector_at(self._place(address, row, column, q, p), j)
@@ -186,10 +189,13 @@ class _Emitter:
         if j < self.tile.vectors - 1:
             self.builder.store(value, self.builder.bitcast(place, self.vector.as_pointer())).align = 4
             return
-        store = self._intrinsic(
-            "llvm.masked.store.v{}f32.p0", ir.VoidType(), [self.vector, place.type, ir.IntType(32), self.bits]
-        )
-        self.builder.call(store, [value, place, ir.Constant(ir.IntType(32), 4), self.mask])
+        self.masked_store(value, place, self.mask)
+
+    def masked_store(self, value, pointer, mask):
+        """Write the lanes of the mask."""
+        kinds = [self.vector, pointer.type, ir.IntType(32), self.bits]
+        store = self._intrinsic("llvm.masked.store.v{}f32.p0", ir.VoidType(), kinds)
+        self.builder.call(store, [value, pointer, ir.Constant(ir.IntType(32), 4), mask])
 
     def _place(self, address, row, column, q, p):
         b = self.builder

@@ -190,10 +190,10 @@ SMALLEST = ConvSpec(1, 1, 1, 1, 1, (1, 1))
 
 
 @cache
-def compile_loops(plan_type: type[Plan], direction: str) -> None:
-    """Have numba compile a direction's loops, or load them from its cache, by running them on one product."""
-    shapes = [argument.shape for argument in arguments(SMALLEST, direction)]
-    plan_type(SMALLEST, (direction,)).bind(direction, *(np.ones(shape, FLOAT32) for shape in shapes))()
+def compile_loops(plan_type: type[Plan], direction: str, spec: ConvSpec = SMALLEST) -> None:
+    """Have numba compile a direction's loops, or load them from its cache, by running them on a small problem."""
+    shapes = [argument.shape for argument in arguments(spec, direction)]
+    plan_type(spec, (direction,)).bind(direction, *(np.ones(shape, FLOAT32) for shape in shapes))()
 
 
 class CorrelationPlan(Plan):
