@@ -372,7 +372,14 @@ def report(
         from reports.paper import report as paper_report
 
         trained = store.run(run_id, training=True)
-        _show(paper_report(trained, store.trainings(trained.id)), form)
+        trainings = list(store.trainings(trained.id))
+        if output:
+            from reports.training_folder import write_results as write_trainings
+
+            for path in write_trainings(output, trained, trainings):
+                click.echo(path)
+        else:
+            _show(paper_report(trained, trainings), form)
         return
     if suite and run_id is None:
         run_id = next((r.id for r in reversed(store.runs()) if r.suite == suite), None)

@@ -20,8 +20,9 @@ replaces.
 
 The rule of ``misfit``: a declaration promises how exact a result is at the least. More exact is no fault: float64 sums
 declared float32, float32 declared TF32 (a library may use tensor cores, or not), sums declared FFT. Less exact is one:
-TF32 declared float32, float16 declared TF32 (the same bits, another range), a transform declared direct or GEMM. What
-cannot be inferred is not judged.
+TF32 declared float32, float16 declared TF32 (the same bits, another range), a transform declared direct or GEMM, an FFT
+declared Winograd. A declared transform is held to an arithmetic by its own bound alone, since the hypotheses here are
+about sums. What cannot be inferred is not judged.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import check, inputs
-from impls import Case
+from impls import Case, winograd
 from impls.contract import FFT, FLOAT32, FLOAT64, TF32
 from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, PoolSpec
 
@@ -50,7 +51,7 @@ TRANSFORM = "transform"
 
 EXACTNESS = (FLOAT64, FLOAT32, TF32, FLOAT16, BFLOAT16)
 """From the most exact arithmetic to the least."""
-LOCALITY = (SUMS, WINOGRAD, TRANSFORM, FFT)
+LOCALITY = (SUMS, WINOGRAD, FFT)
 """From where errors stay in their own sum to where they are spread over the image."""
 
 FEWEST_SUMS = 32
@@ -135,16 +136,26 @@ def infer(known: Probe, outputs: Sequence[Array | None]) -> Inferred:
     return _transform(known, got) or Inferred("", "", "no arithmetic and no transform explains the errors")
 
 
+def kind(algorithm: str) -> str:
+    """The one of LOCALITY that a declared algorithm is."""
+    return WINOGRAD if winograd.sizes(algorithm) else FFT if algorithm == FFT else SUMS
+
+
 def misfit(algorithm: str, arithmetic: str, found: Inferred) -> str | None:
     """Why a declaration does not fit what ran, by the rule at the top of this file, or None."""
-    declared = algorithm if algorithm in LOCALITY else SUMS
-    for what, order, promised, ran in (
-        (arithmetic, EXACTNESS, arithmetic, found.arithmetic),
-        (algorithm, LOCALITY, declared, found.algorithm),
-    ):
-        if ran in order and promised in order and order.index(ran) > order.index(promised):
-            return f"declared {what}, ran as {ran}: {found.evidence}"
+    promised, ran = kind(algorithm), found.algorithm
+    if ran and not is_kind(algorithm, ran) and (ran == TRANSFORM or LOCALITY.index(ran) > LOCALITY.index(promised)):
+        return f"declared {algorithm}, ran as {ran}: {found.evidence}"
+    known = promised == SUMS and found.arithmetic in EXACTNESS and arithmetic in EXACTNESS
+    if known and EXACTNESS.index(found.arithmetic) > EXACTNESS.index(arithmetic):
+        return f"declared {arithmetic}, ran as {found.arithmetic}: {found.evidence}"
     return None
+
+
+def is_kind(algorithm: str, ran: str) -> bool:
+    """Whether what was inferred may be the declared algorithm: a transform that could not be told is any of them."""
+    promised = kind(algorithm)
+    return ran == promised or (ran == TRANSFORM and promised != SUMS)
 
 
 def _hypotheses(dtype: str) -> Iterator[Hypothesis]:

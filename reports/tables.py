@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 
 from bench.ceilings import CPU, IN_RUN, ceiling_of, in_force, in_words
-from bench.precision import SUMS
+from bench.precision import is_kind
 from bench.ranking import ranking, ranking_text
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import LEVEL, POWER, detectable, geometric_mean
-from impls.contract import FFT
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import (
@@ -446,8 +445,9 @@ def _declarations(rows: Iterable[Row]) -> str:
 
 def _ran_text(row: Row) -> str:
     """What was inferred where it is not what was declared; that sums are a GEMM or direct cannot be told."""
-    algorithm = row.ran_algorithm if row.algorithm == FFT or row.ran_algorithm != SUMS else ""
-    others = [ran for ran in (algorithm, row.ran_arithmetic) if ran and ran not in (row.algorithm, row.arithmetic)]
+    algorithm = "" if is_kind(row.algorithm, row.ran_algorithm) else row.ran_algorithm
+    arithmetic = "" if row.ran_arithmetic == row.arithmetic else row.ran_arithmetic
+    others = [ran for ran in (algorithm, arithmetic) if ran]
     return f"inferred: {' '.join(others)}" if others else ""
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from bench import check, inputs, precision
 from bench.precision import BFLOAT16, FLOAT16, SUMS, TRANSFORM, WINOGRAD, Inferred
-from impls import parse_case
+from impls import get, parse_case
 from impls.contract import DIRECT, FFT, FLOAT32, FLOAT64, GEMM, TF32
-from impls.specs import DIRECTIONS
+from impls.specs import DIRECTIONS, arguments
 
 IMAGE = "conv2d:2x40x36x3,k3x3,f4"
 CASES = (IMAGE, "conv2d:3x9x8x16,k5x3,f8,s2x1,relu", "dense:33x70,u40", "conv2d:1x6x5x8,k1x1,f8,float64")
@@ -188,12 +188,32 @@ def test_a_wrong_result_is_no_arithmetic(name, text):
         (GEMM, FLOAT32, (FLOAT32, WINOGRAD), True),
         (GEMM, FLOAT32, (FLOAT32, TRANSFORM), True),
         (FFT, FLOAT32, (FLOAT32, TRANSFORM), False),
+        (FFT, FLOAT32, (FLOAT32, WINOGRAD), False),
+        ("winograd(4, 3)", FLOAT32, (FLOAT32, WINOGRAD), False),
+        ("winograd(2, 3)", FLOAT32, (FLOAT32, TRANSFORM), False),
+        ("winograd(2, 3)", FLOAT32, (FLOAT32, SUMS), False),
+        ("winograd(2, 3)", FLOAT32, (BFLOAT16, SUMS), False),
+        ("winograd(4, 3)", FLOAT32, (FLOAT32, FFT), True),
     ],
 )
 def test_less_exact_than_declared_is_a_fault_and_more_exact_is_none(algorithm, arithmetic, ran, is_fault):
     reason = precision.misfit(algorithm, arithmetic, Inferred(*ran, "the evidence"))
     assert bool(reason) == is_fault
     assert not is_fault or reason.endswith("the evidence")
+
+
+@pytest.mark.parametrize("direction", ["forward", "grad_input"])
+@pytest.mark.parametrize("text", ["conv2d:1x28x28x32,k3x3,f8", "conv2d:2x9x9x8,k3x3,f8", "conv2d:1x16x16x8,k5x5,f8"])
+def test_our_own_transform_is_what_it_declares(text, direction):
+    record, spec = get("conv2d", "numba_jit_winograd"), parse_case(text).spec
+
+    def compute(case, arrays):
+        out = np.empty(arguments(spec, direction)[-1].shape, np.float32)
+        getattr(record.plan(spec, (direction,)), direction)(*arrays, out)
+        return [out]
+
+    found = inferred(text, direction, compute)
+    assert not precision.misfit(record.algorithm_of(spec, direction), FLOAT32, found)
 
 
 def test_pooling_tells_nothing():
