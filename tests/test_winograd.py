@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import impls
 from bench import check, inputs, local
 from bench.winograd_bound import error_bound
-from impls import Case, parse
+from impls import Case, get, parse
 from impls.contract import FLOAT32
 from impls.conv2d import numba_jit_winograd as winograd
 from impls.conv2d._winograd_transforms import FORMS, LANES
@@ -238,3 +239,16 @@ def test_every_shape_runs_the_same_compiled_loops_and_they_are_kept_on_disk():
     for loops in (winograd.pack, winograd.correlate):
         assert len(loops.signatures) == 1
         assert list(Path(loops.stats.cache_path).glob("*.nbc"))
+
+
+@pytest.mark.parametrize("spec", ["12x5x5x16,k3x3,f48", "24x12x12x64,k7x7,f32", "5x9x7x8,k5x5,f20"])
+def test_a_plan_finds_room_for_every_batch(spec):
+    """How many tiles a block has depends on the batch, and more samples may take less of something."""
+    record, wanted = get("conv2d", "numba_jit_winograd"), parse("conv2d", spec)
+    for batch in range(1, 40):
+        record.plan(replace(wanted, batch=batch), (FORWARD, GRAD_INPUT))
+
+
+def test_what_is_refused_declares_no_form():
+    record = get("conv2d", "numba_jit_winograd")
+    assert record.algorithm_of(parse("conv2d", "2x9x9x8,k9x9,f8"), FORWARD) == "winograd"

@@ -331,11 +331,12 @@ class NumbaJitWinograd(Plan):
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
-        """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
+        """The more of what this batch needs and an unbounded one would: a block's number of tiles is not monotone."""
         needs = [
-            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=UNBOUNDED), direction))
+            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=batch), direction))
             for direction in directions
             for problem in problems(spec, direction)
+            for batch in (problem.batch, UNBOUNDED)
         ]
         return ITEMSIZE[FLOAT32] * max(needs, default=0)
 
@@ -410,7 +411,9 @@ def why_not(spec: ConvSpec, direction: str) -> str | None:
 
 
 def declared(spec: ConvSpec, direction: str) -> str:
-    """winograd(m, r): the one with the fewest operations."""
+    """winograd(m, r): the one with the fewest operations. What is refused has none."""
+    if why_not(spec, direction) is not None:
+        return "winograd"
     return algorithm(*FORMS[form_of(problems(spec, direction)[0])])
 
 
