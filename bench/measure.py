@@ -771,10 +771,10 @@ def _precise(active: Sequence[Contender], precision: float) -> bool:
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
     """The widest relative interval of its speed-ups over competitors with as many rounds.
 
-    Where there is no competitor, over the first of the others; of its own median if it is alone.
+    Where there is no competitor, over the first of the others on its device; of its own median if it is alone there.
     """
     others = [c for c in contenders if c is not contender and len(c.samples) >= len(contender.samples)]
-    rivals = _rivals(contender, others) or others[:1]
+    rivals = _rivals(contender, others) or [c for c in others if c.row.device == contender.row.device][:1]
     intervals = [statistics.speedup(rival.samples, contender.samples) for rival in rivals]
     return max(map(statistics.relative_width, intervals or [statistics.median_interval(contender.samples)]))
 
