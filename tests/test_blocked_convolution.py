@@ -80,16 +80,47 @@ def test_results_do_not_depend_on_the_number_of_threads(direction):
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_nan_pixel_reaches_its_windows_and_no_others():
-    """Through relu, and neither through padding nor to the whole tiles that share a strip."""
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("direction", [FORWARD, GRAD_INPUT])
+@pytest.mark.parametrize("text", ["2x6x19x3,k3x3,f5", "2x6x19x1,k3x3,f1", "2x6x19x3,k3x3,f40"])
+def test_a_pixel_that_is_not_finite_reaches_its_windows_and_no_others(text, direction, value):
+    """In every column: neither through padding, nor to neighbours that share its vector, nor to a strip's tiles."""
+    spec = parse("conv2d", text)
+    rng = np.random.default_rng(4)
+    inputs = [rng.standard_normal(a.shape, np.float32) for a in arguments(spec, direction) if not a.is_output]
+    plan = impls.get("conv2d", "numba_jit_blocked").plan(spec, (direction,))
+    (expected,) = local.compute(plan, direction, inputs)
+    for column in range(spec.width):
+        spoilt = [inputs[0].copy(), *inputs[1:]]
+        spoilt[0][1, 2, column, 0] = value
+        (found,) = local.compute(plan, direction, spoilt)
+        reached = np.zeros(found.shape, bool)
+        reached[1, 1:4, max(column - 1, 0) : column + 2] = True
+        np.testing.assert_array_equal(~np.isfinite(found), reached)
+        np.testing.assert_array_equal(found[~reached], expected[~reached])
+
+
+def test_a_nan_pixel_survives_relu():
     spec = parse("conv2d", "2x6x19x3,k3x3,f5,relu")
     rng = np.random.default_rng(4)
     x, w, b = (rng.standard_normal(shape, np.float32) for shape in (spec.x_shape, spec.w_shape, spec.b_shape))
     x[1, 2, 3, 1] = np.nan
-    plan = impls.get("conv2d", "numba_jit_blocked").plan(spec, (FORWARD,))
+    (y,) = local.compute(impls.get("conv2d", "numba_jit_blocked").plan(spec, (FORWARD,)), FORWARD, (x, w, b))
     reached = np.zeros(spec.y_shape, bool)
     reached[1, 1:4, 2:5] = True
-    np.testing.assert_array_equal(np.isnan(local.compute(plan, FORWARD, (x, w, b))[0]), reached)
+    np.testing.assert_array_equal(np.isnan(y), reached)
+    assert (y[~reached] >= 0).all()
+
+
+def test_pixels_that_no_tap_reads_have_gradient_zero_whatever_the_weights():
+    """A stride beyond the kernel leaves rows and columns out."""
+    spec = parse("conv2d", "1x6x7x2,k1x1,f3,s2x2")
+    dy, w = np.ones(spec.y_shape, np.float32), np.full(spec.w_shape, np.nan, np.float32)
+    (dx,) = local.compute(impls.get("conv2d", "numba_jit_blocked").plan(spec, (GRAD_INPUT,)), GRAD_INPUT, (dy, w))
+    unread = np.ones(spec.x_shape, bool)
+    unread[:, ::2, ::2] = False
+    np.testing.assert_array_equal(dx[unread], 0)
+    assert np.isnan(dx[~unread]).all()
 
 
 def test_a_nan_in_dy_stays_with_its_filter():

@@ -36,6 +36,8 @@ TILES = tuple(
         (3, 4, 1),
     )
 )
+SINGLE = TILES.index(Tile(1, 1, 1, LANES))
+"""The tile of one result and one vector of outputs."""
 LATENCY = 8
 """Fused multiply-adds in flight that keep the units busy: a tile of fewer takes as long."""
 LOAD = 1.3

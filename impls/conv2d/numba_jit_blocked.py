@@ -7,7 +7,8 @@ row overlaps the one before, so that there is no remainder. The weight gradient 
 instead: its tiles hold taps and channels by filters, and it reads dy as it lies. Rows of taps on padding are left out.
 
 Where a vector holds several times the filters there are, it takes the filters of neighbouring columns as well, which
-lie beside each other in the output: one problem with more filters and ``stride`` more taps for each column.
+lie beside each other in the output: one problem with more filters and ``stride`` more taps for each column. Weights
+of taps that a column does not have are zero; what is not finite would pass through them, and is kept out afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from impls.conv2d._correlation import (
     record,
     round_up,
 )
-from impls.conv2d._register_tiles import LANES, TILES, blocks, multiply
+from impls.conv2d._register_tiles import LANES, SINGLE, TILES, blocks, multiply
 from impls.conv2d._tiles import clear, copy
 from impls.numba_setup import njit, numba, prange
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE
@@ -76,8 +77,8 @@ class Layout(NamedTuple):
 
 
 def seen(axis: Axis) -> Axis:
-    """The same axis; one without taps gets one that meets only padding."""
-    return axis if axis.taps else axis._replace(taps=1, dilation=1, pad=-axis.side)
+    """The same axis; one without taps gets one that meets only padding, and whose number no kernel has."""
+    return axis if axis.taps else axis._replace(taps=1, dilation=1, pad=-axis.side, tap_first=-1)
 
 
 def covered(problem: Problem, side: int, direction: str) -> tuple[float, np.ndarray]:
@@ -149,7 +150,7 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
         sums_run=sums_run,
         strip=round_up(samples * strip_rows * strip_columns * problem.groups * problem.inner + past, LANES),
         transposed=direction == GRAD_INPUT,
-        in_place=direction == FORWARD and side == 1,
+        in_place=direction == FORWARD and side == 1 and min(rows.tap_first, columns.tap_first) >= 0,
     ), chosen
 
 
@@ -273,6 +274,48 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
                                 out.ctypes.data + 4 * y, out_row, none,
                                 last, floor,
                             )  # fmt: skip
+        if side > 1:
+            keep_apart(strip, block, bias, weights, floor, record, out)
+
+
+@njit
+def keep_apart(strip, block, bias, weights, floor, record, out):
+    """Compute rows of results with NaN again, each from its own taps alone.
+
+    A pixel that is not finite, times the zeros that stand for taps of neighbouring columns, is NaN in results that do
+    not read it. Others are finite, and the same bits whether they are computed once or twice: zeros add nothing.
+    """
+    problem = record[0]
+    rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
+    pitch, flat = problem.strip_columns * inner, out.reshape(-1)
+    b1, b0 = problem.width, problem.taps * inner * problem.width
+    none, one, single = np.int64(0), np.int64(1), np.int64(SINGLE)  # a literal would compile all tiles once more
+    sample, samples, line, lines = place_of(block, record)
+    for n in range(samples):
+        for i in range(lines):
+            h = rows.out_first + (line + i) * rows.out_step
+            first = (((sample + n) * out.shape[1] + h) * out.shape[2] + columns.out_first) * outer
+            if is_finite(flat, first, columns.out * outer):
+                continue
+            s, end = taps_inside(rows, line + i)
+            a = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch
+            for j in range(columns.out):
+                multiply(
+                    single, strip.ctypes.data + 4 * (a + j * columns.stride * inner), none,
+                    rows.dilation * pitch, none, 1, weights + 4 * s * b0, b0, none, b1,
+                    end - s, one, columns.taps * inner,
+                    bias.ctypes.data + 4 * none, none, none, out.ctypes.data + 4 * (first + j * outer), none, none,
+                    outer, floor,
+                )  # fmt: skip
+
+
+@njit
+def is_finite(values, first, count):
+    """Whether ``count`` values from ``first`` on are all finite: zero times any other is NaN, and so is their sum."""
+    at, total = np.uintp(first), np.float32(0)
+    for k in range(np.uintp(count)):
+        total += values[at + k] * np.float32(0)
+    return total == 0
 
 
 @njit(parallel=True)
