@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from impls.devices import CPU, Device
-from impls.specs import DIRECTIONS, Spec, arguments, directions_of
+from impls.specs import DIRECTIONS, Argument, Spec, arguments, directions_of
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -122,14 +122,31 @@ class Plan:
         raise NotImplementedError(f"{type(self).__name__} gains nothing from packed weights")
 
     def bind(self, direction: str, *arrays: Any) -> Call:
-        """Fix the addresses of a call. Raises NotImplementedError for a direction that is not offered."""
+        """Fix the addresses of a call.
+
+        Raises NotImplementedError for a direction that is not offered, ValueError for a host array that is not as the
+        contract says: compiled loops go by addresses, and would read and write beside another one.
+        """
         if direction not in self.directions:
             raise self._not_offered(direction)
+        for array, argument in zip(arrays, arguments(self.spec, direction), strict=True):
+            if isinstance(array, np.ndarray):
+                self._check(direction, argument, array)
         method = getattr(self, direction)
         outputs = tuple(
             array for array, argument in zip(arrays, arguments(self.spec, direction), strict=True) if argument.is_output
         )
         return Call(lambda: method(*arrays), outputs, self.device.get)
+
+    def _check(self, direction: str, argument: Argument, array: np.ndarray) -> None:
+        """Raise ValueError for an array of another shape or dtype, or with its values apart."""
+        if (array.shape, array.dtype) != (argument.shape, self.spec.dtype) or not array.flags.c_contiguous:
+            wanted = "None" if argument.shape is None else f"a C-contiguous {self.spec.dtype} array {argument.shape}"
+            found = f"{array.dtype} {array.shape}" + ("" if array.flags.c_contiguous else ", not C-contiguous")
+            raise ValueError(
+                f"{direction} of {self.spec} takes {wanted} as {argument.name}, not {found}; "
+                "numpy.ascontiguousarray(array, dtype) makes one"
+            )
 
     def _not_offered(self, direction: str) -> NotImplementedError:
         return NotImplementedError(

@@ -17,7 +17,6 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -27,24 +26,6 @@ from impls.numba_setup import njit
 FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
 ROWS_PER_POINTER = 3
 """Rows of a tile that share a pointer, at 0, 1 and 2 strides from it: what an address of x86 adds and scales itself."""
-
-
-class Host(NamedTuple):
-    """What a tile is cut to: float32 values of the widest vector, and how many vector registers there are."""
-
-    lanes: int
-    registers: int
-
-
-@cache
-def host() -> Host:
-    """The processor's vectors: AVX-512, AVX2 with FMA, NEON; else four lanes."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return Host(16, 32)
-    if features.get("avx2") and features.get("fma"):
-        return Host(8, 16)
-    return Host(4, 32 if llvm.get_process_triple().startswith(("aarch64", "arm64")) else 16)
 
 
 class Tile(NamedTuple):

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contraction import Tile, contraction, host
+from impls.contraction import Tile, contraction
 from impls.numba_setup import njit
+from impls.processor import host
 
 LANES = host().lanes
 

@@ -14,8 +14,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from impls.contraction import FLOAT, INDEX, Emitter, Tile, host
+from impls.contraction import FLOAT, INDEX, Emitter, Tile
 from impls.numba_setup import njit
+from impls.processor import host
 from impls.winograd import matrices
 
 LANES = host().lanes

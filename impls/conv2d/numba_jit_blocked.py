@@ -288,7 +288,7 @@ def keep_apart(strip, block, bias, weights, floor, record, out):
     problem = record[0]
     rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
     pitch, flat = problem.strip_columns * inner, out.reshape(-1)
-    b1, b0 = problem.width, problem.taps * inner * problem.width
+    b0, b2 = problem.taps * inner * problem.width, problem.width
     none, one, single = np.int64(0), np.int64(1), np.int64(SINGLE)  # a literal would compile all tiles once more
     sample, samples, line, lines = place_of(block, record)
     for n in range(samples):
@@ -302,7 +302,7 @@ def keep_apart(strip, block, bias, weights, floor, record, out):
             for j in range(columns.out):
                 multiply(
                     single, strip.ctypes.data + 4 * (a + j * columns.stride * inner), none,
-                    rows.dilation * pitch, none, 1, weights + 4 * s * b0, b0, none, b1,
+                    rows.dilation * pitch, none, 1, weights + 4 * s * b0, b0, none, b2,
                     end - s, one, columns.taps * inner,
                     bias.ctypes.data + 4 * none, none, none, out.ctypes.data + 4 * (first + j * outer), none, none,
                     outer, floor,
