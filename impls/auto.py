@@ -15,6 +15,7 @@ import csv
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -188,6 +189,13 @@ def implementation(op: str) -> Implementation:
     )
 
 
+@dataclass(frozen=True)
+class PackedWeights:
+    """What ``pack`` gives in place of w: by direction, what its plan takes."""
+
+    of: Mapping[str, Any]
+
+
 class AutoPlan(Plan):
     """Plans of the chosen implementations, one for each direction, in one workspace."""
 
@@ -199,9 +207,27 @@ class AutoPlan(Plan):
         return max((record.plan_type.scratch_bytes(spec, (direction,)) for record, direction in chosen), default=0)
 
     def prepare(self):
-        for direction in self.directions:
-            plan = _chosen(self.op, self.spec, direction).plan(self.spec, (direction,), self.workspace)
+        self._plans = {
+            direction: _chosen(self.op, self.spec, direction).plan(self.spec, (direction,), self.workspace)
+            for direction in self.directions
+        }
+        for direction, plan in self._plans.items():
             setattr(self, direction, getattr(plan, direction))
+
+    def pack(self, w):
+        """Packed weights to bind, of the plans that gain from them; the others take w itself.
+
+        Raises NotImplementedError where none does.
+        """
+        packed = {}
+        for direction, plan in self._plans.items():
+            with suppress(NotImplementedError):
+                packed[direction] = plan.pack(w)
+        return PackedWeights({d: packed.get(d, w) for d in self.directions}) if packed else super().pack(w)
+
+    def bind(self, direction, *arrays):
+        """Fix the addresses, of packed weights those for this direction."""
+        return super().bind(direction, *(a.of.get(direction) if isinstance(a, PackedWeights) else a for a in arrays))
 
 
 def _chosen(op: str, spec: Spec, direction: str) -> Implementation:

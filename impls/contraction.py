@@ -9,7 +9,8 @@ all of their addresses are constants from one pointer for every ``q``; all other
 the lengths of the three sums: taps and channels of a convolution, pixels of its weight gradient, the one sum of a
 matrix product. Shapes never ask for another compilation; tiles of other sizes do, and are few.
 
-Emitted as LLVM IR, since LLVM's own vectoriser finds no such tile: fused multiply-adds of exactly the host's width.
+Emitted as LLVM IR, since LLVM's own vectoriser finds no such tile: multiply-adds of exactly the host's width, fused
+where the processor has such instructions; a call of fmaf for each lane where it has none would be no tile.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def contraction(tile: Tile):
         signature = types.void(*[types.int64] * 19, types.float32)
         return signature, lambda context, builder, sig, args: _emit(context, builder, tile, args)
 
-    @njit
+    @njit(cache=False)
     def kernel(
         a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
         start, start_row, start_column, out, out_row, out_column, last, floor,
@@ -140,7 +141,7 @@ class Emitter:
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def fma(self, a, b, c):
-        return self.builder.call(self._intrinsic("llvm.fma.v{}f32", self.vector, [self.vector] * 3), [a, b, c])
+        return self.builder.call(self._intrinsic("llvm.fmuladd.v{}f32", self.vector, [self.vector] * 3), [a, b, c])
 
     def above(self, value, floor):
         below = self.builder.fcmp_ordered("<", value, self.spread(floor))

@@ -61,9 +61,13 @@ import numba  # noqa: E402  # after the environment that it reads
 from numba import prange  # noqa: E402
 
 
-def njit(function=None, *, parallel=False, inline="never"):
-    """``numba.njit`` with this project's settings; usable with and without arguments."""
-    decorate = numba.njit(parallel=parallel, fastmath=FASTMATH, cache=True, nogil=True, inline=inline)
+def njit(function=None, *, parallel=False, inline="never", cache=True):
+    """``numba.njit`` with this project's settings; usable with and without arguments.
+
+    ``cache=False`` is for what is made by a function: numba would file it anew in every process and never find it.
+    What calls it is kept with its code.
+    """
+    decorate = numba.njit(parallel=parallel, fastmath=FASTMATH, cache=cache, nogil=True, inline=inline)
     return decorate if function is None else decorate(function)
 
 

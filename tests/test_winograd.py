@@ -15,6 +15,7 @@ from bench.winograd_bound import error_bound
 from impls import Case, get, parse
 from impls.contract import FLOAT32
 from impls.conv2d import numba_jit_winograd as winograd
+from impls.conv2d._correlation import MOST_BYTES, problems
 from impls.conv2d._winograd_transforms import FORMS, LANES
 from impls.numba_setup import numba
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
@@ -239,6 +240,32 @@ def test_every_shape_runs_the_same_compiled_loops_and_they_are_kept_on_disk():
     for loops in (winograd.pack, winograd.correlate):
         assert len(loops.signatures) == 1
         assert list(Path(loops.stats.cache_path).glob("*.nbc"))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("spec", ["12x20x20x256,k3x3,f256", "9x9x9x8,k5x5,f8", "1x4x4x4,k3x3,f4"])
+def test_every_thread_gets_as_many_tiles(spec, threads, monkeypatch):
+    """To one tile in each of its blocks."""
+    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    (problem,) = problems(parse("conv2d", spec), FORWARD)
+    layout, _ = winograd.cut(problem, FORWARD)
+    total = problem.batch * layout.down * layout.across
+    several = -(-total // layout.tiles)
+    ends = [min((worker + 1) * several // threads * layout.tiles, total) for worker in range(threads)]
+    shares = np.diff([0, *ends])
+    assert shares.sum() == total
+    assert max(shares) <= -(-total // threads) + several // threads + 1
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_blocks_become_smaller_before_threads_are_left_out(direction, threads, monkeypatch):
+    """Of many channels: all workers' scratch memory together stays below its limit."""
+    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    (problem,) = problems(parse("conv2d", "32x28x28x512,k3x3,f512"), direction)
+    *_, (workers, own) = winograd.NumbaJitWinograd._shapes(problem, direction)
+    assert workers == threads
+    assert 4 * workers * own <= MOST_BYTES
 
 
 @pytest.mark.parametrize("spec", ["12x5x5x16,k3x3,f48", "24x12x12x64,k7x7,f32", "5x9x7x8,k5x5,f20"])

@@ -64,7 +64,7 @@ def _transform(matrix, bounded):
         signature = types.void(*[types.int64] * 13, types.float32)
         return signature, lambda context, builder, sig, args: _emit(context, builder, matrix, bounded, args)
 
-    @njit
+    @njit(cache=False)
     def kernel(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor):
         emit(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
 

@@ -106,16 +106,40 @@ def operations(problem: Problem, m: int, r: int) -> int:
 
 
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
-    """(layout, panels: rows of first output, register tile, rows of it, width in floats)."""
+    """(layout, panels: rows of first output, register tile, rows of it, width in floats), small enough for all threads.
+
+    Blocks become smaller before threads have to be left out.
+    """
+    most, threads = most_tiles(problem), numba.get_num_threads()
+    found = cut_into(problem, direction, most, threads)
+    while most > STEP and threads * ITEMSIZE[FLOAT32] * own_floats(problem, found[0]) > MOST_BYTES:
+        most -= STEP
+        found = cut_into(problem, direction, most, threads)
+    return found
+
+
+def most_tiles(problem: Problem) -> int:
+    """Tiles of a block that the caches would have."""
+    m, r = FORMS[form_of(problem)]
+    a_value = ITEMSIZE[FLOAT32] * (m + r - 1) ** 2
+    if a_value * problem.inner * problem.outer > WEIGHT_BYTES:
+        return MANY
+    return max(BLOCK_BYTES // (a_value * (round_up(problem.inner, LANES) + 2 * LANES)) // STEP, 1) * STEP
+
+
+def own_floats(problem: Problem, layout: Layout) -> int:
+    """Floats of a worker's scratch memory: a block, products and a spare row."""
+    return layout.side**2 * (layout.plane + layout.products_plane) + round_up(layout.m * problem.outer, LANES) + LANES
+
+
+def cut_into(problem: Problem, direction: str, most: int, threads: int) -> tuple[Layout, np.ndarray]:
+    """``cut`` for blocks of at most so many tiles: as many blocks for each thread, and as many tiles in each block."""
     form = form_of(problem)
     m, r = FORMS[form]
     side, depth = m + r - 1, round_up(problem.inner, LANES)
     down, across = -(-problem.rows.out // m), -(-problem.columns.out // m)
-    a_value = ITEMSIZE[FLOAT32] * side**2
-    most = max(BLOCK_BYTES // (a_value * (depth + 2 * LANES)) // STEP, 1) * STEP
-    if a_value * problem.inner * problem.outer > WEIGHT_BYTES:
-        most = MANY
-    tiles = min(most, -(-problem.batch * down * across // numba.get_num_threads()))
+    share = -(-problem.batch * down * across // threads)
+    tiles = -(-share // -(-share // most))
 
     def steps(tile):
         return float("inf") if tile.columns > 1 else -(-tiles // tile.rows)
@@ -347,7 +371,7 @@ class NumbaJitWinograd(Plan):
         values = layout.side**2
         turned = problem.rows.taps**2 * layout.depth * layout.turned if layout.transposed else 0
         packed = sum(values * (problem.inner * int(width) + LANES) for width in panels[:, 3])
-        own = values * (layout.plane + layout.products_plane) + round_up(layout.m * problem.outer, LANES) + LANES
+        own = own_floats(problem, layout)
         count = -(-problem.batch * layout.down * layout.across // layout.tiles)
         workers = max(1, min(numba.get_num_threads(), count, MOST_BYTES // (ITEMSIZE[FLOAT32] * own)))
         return [(turned,), (packed,), (workers, own)]

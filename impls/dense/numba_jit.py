@@ -106,7 +106,7 @@ def _ladder(vectors):
 def _rung(tile, height, rest):
     """Compiled: tiles of one height while there is room, then the rest."""
 
-    @njit(inline="always")
+    @njit(inline="always", cache=False)
     def rung(first, rows, factors, results, floor):
         a, b, a_row, a_step, b_step, depth = factors
         start, out, start_row, out_row, last = results
@@ -126,7 +126,7 @@ def _rung(tile, height, rest):
 def _choice(vectors, ladder, others):
     """Compiled: the ladder of a strip of so many vectors, or one of the others."""
 
-    @njit(inline="always")
+    @njit(inline="always", cache=False)
     def choice(wanted, rows, factors, results, floor):
         if others is None or wanted == vectors:
             ladder(0, rows, factors, results, floor)
