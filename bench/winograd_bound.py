@@ -12,6 +12,11 @@ and taps are both not all zero, since a zero adds no error. A bias is one more t
 B. Barabasz, A. Anderson, K. M. Soodhalter, D. Gregg, Error Analysis and Improving the Accuracy of Winograd Convolution
 for Deep Neural Networks, ACM TOMS 46 (4), 2020, theorem 2. It holds for sums in any order, with or without fused
 multiply-add. How much larger than |x| * |w| it is says what the fewer multiplications cost.
+
+An underflow adds up to ``tiny`` to any operation. Of M X M^T a value has at most 2 k operations in either pass, k the
+most non-zero coefficients in a row of M, each scaled by at most s, the largest sum of a row's absolute coefficients
+or 1: together 2 k tiny s (s + 1). What transformed taps lost is multiplied by transformed pixels, and the other way
+round; these products pass through |A^T| and |A| as all do.
 """
 
 from __future__ import annotations
@@ -50,6 +55,7 @@ def error_bound(
     back, of_kernel, of_image = (_absolute(matrix) for matrix in matrices(m, r))
     roundings = 2 * sum(1 + int((matrix > 0).sum(axis=1).max()) for matrix in (back, of_kernel, of_image))
     taps = np.einsum("ea,abcf,gb->egcf", of_kernel, kernel, of_kernel, optimize=True).reshape(-1, *kernel.shape[2:])
+    lost_taps, lost_pixels = (_lost(matrix, tiny) for matrix in (of_kernel, of_image))
     seen_taps = np.asarray((kernel > 0).any(axis=(0, 1)), np.float64)
     bias = inputs[2] if direction == FORWARD else None
     magnify = float(back.sum(axis=1).max()) ** 2
@@ -60,19 +66,33 @@ def error_bound(
         tiles = _tiles(image[start : start + block], before, shape[1:3], m, r)
         count, down, across = tiles.shape[:3]
         pixels = np.einsum("ea,nijabc,gb->egnijc", of_image, tiles, of_image, optimize=True)
-        products = pixels.reshape(len(taps), -1, pixels.shape[-1]) @ taps
-        products = products.reshape(len(of_image), len(of_image), count, down, across, -1)
-        sums = np.einsum("pe,egnijf,qg->nipjqf", back, products, back, optimize=True)
+        pixels = pixels.reshape(len(taps), -1, pixels.shape[-1])
+        lost = lost_taps * pixels.sum(axis=2)[:, :, None] + lost_pixels * (taps + lost_taps).sum(axis=1)[:, None]
+        grid = (len(of_image), len(of_image), count, down, across, -1)
         channels = np.asarray((tiles > 0).any(axis=(3, 4)), np.float64) @ seen_taps
         terms = roundings + 1 + np.repeat(np.repeat(channels, m, axis=1), m, axis=2)
-        magnitude = sums.reshape(count, down * m, across * m, -1) + (0 if bias is None else np.abs(bias))
-        limit = terms * u / (1 - terms * u) * magnitude + terms * tiny * magnify
+        magnitude = _results(back, (pixels @ taps).reshape(grid)) + (0 if bias is None else np.abs(bias))
+        gamma = terms * u / (1 - terms * u)
+        limit = gamma * magnitude + (1 + gamma) * _results(back, lost.reshape(grid)) + terms * tiny * magnify
         found[start : start + block] = limit[:, : shape[1], : shape[2]]
     return found
 
 
 def _absolute(matrix: Matrix) -> Array:
     return np.array([[abs(float(c)) for c in row] for row in matrix])
+
+
+def _lost(matrix: Array, tiny: float) -> float:
+    """What underflows may add to a value of M X M^T."""
+    scale = max(1.0, float(matrix.sum(axis=1).max()))
+    return 2 * int((matrix > 0).sum(axis=1).max()) * tiny * scale * (scale + 1)
+
+
+def _results(back: Array, products: Array) -> Array:
+    """(N, down * m, across * m, F): |A^T| times products (n, n, N, down, across, F) times |A|."""
+    sums = np.einsum("pe,egnijf,qg->nipjqf", back, products, back, optimize=True)
+    n, down, m, across, _, filters = sums.shape
+    return sums.reshape(n, down * m, across * m, filters)
 
 
 def _tiles(image: Array, before: Sequence[int], results: Sequence[int], m: int, r: int) -> Array:

@@ -25,7 +25,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from impls import registry
-from impls.contract import Implementation, Plan, Unavailable
+from impls.contract import Implementation, PackedWeights, Plan, Unavailable
 from impls.devices import CPU
 from impls.numba_setup import cache_home, sources_hash
 from impls.specs import Case, PoolSpec, Spec, parse
@@ -187,13 +187,6 @@ def implementation(op: str) -> Implementation:
         why_not=lambda spec, direction: _why_not(op, spec, direction),
         note="the fastest measured for the nearest problem",
     )
-
-
-@dataclass(frozen=True)
-class PackedWeights:
-    """What ``pack`` gives in place of w: by direction, what its plan takes."""
-
-    of: Mapping[str, Any]
 
 
 class AutoPlan(Plan):

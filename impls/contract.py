@@ -12,7 +12,7 @@ are None. Gradients are with respect to the pre-activation. One thread at a time
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -62,6 +62,13 @@ class Call:
         for source, out in zip(self._outputs, outs, strict=True):
             if out is not None:
                 self.fetch_one(source, out)
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """What ``Plan.pack`` may give in place of w: by direction, weights in memory of the plan."""
+
+    of: Mapping[str, Any]
 
 
 class Plan:

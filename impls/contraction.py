@@ -56,8 +56,12 @@ def contraction(tile: Tile):
         typing_context, a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
         start, start_row, start_column, out, out_row, out_column, last, floor,
     ):  # fmt: skip
-        signature = types.void(*[types.int64] * 19, types.float32)
-        return signature, lambda context, builder, sig, args: _emit(context, builder, tile, args)
+        def generate(context, builder, signature, arguments):
+            builder.function.attributes.add("noinline")  # its registers are its own; compiled once for all calls
+            emit_tile(builder, tile, arguments)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 19, types.float32), generate
 
     @njit(cache=False)
     def kernel(
@@ -72,13 +76,12 @@ def contraction(tile: Tile):
     return kernel
 
 
-def _emit(context, builder, tile, args):
-    """The body: load the start, three nested sums, finish and store."""
+def emit_tile(builder, tile, args):
+    """The body of ``contraction``, as LLVM IR: load the start, three nested sums, finish and store."""
     (a, a_row, *a_steps, b, b0, b1, b2, n0, n1, n2, start, start_row, start_column, out, out_row, out_column) = args[
         :18
     ]
     last, floor = args[18:]
-    builder.function.attributes.add("noinline")  # its registers are its own; compiled once however often it is called
     vector = ir.VectorType(FLOAT, tile.lanes)
     emitter = Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]
@@ -94,7 +97,7 @@ def _emit(context, builder, tile, args):
                 row = emitter.moved(a_rows[group], multiples[k])
                 scalar = builder.load(builder.gep(row, [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
                 spread = emitter.spread(scalar)
-                found += [emitter.fma(spread, f, sums[len(found) + j]) for j, f in enumerate(factors)]
+                found += [emitter.multiply_add(spread, f, sums[len(found) + j]) for j, f in enumerate(factors)]
         return found
 
     multiples = [builder.mul(a_row, INDEX(k)) for k in range(ROWS_PER_POINTER)]
@@ -112,7 +115,6 @@ def _emit(context, builder, tile, args):
     sums = level(0, sums, pointers)
     for place, value in zip(places, sums, strict=True):
         emitter.store(emitter.above(value, floor), out, out_row, out_column, *place)
-    return context.get_dummy_value()
 
 
 class Emitter:
@@ -140,7 +142,8 @@ class Emitter:
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(first, undefined, zeros)
 
-    def fma(self, a, b, c):
+    def multiply_add(self, a, b, c):
+        """a * b + c, rounded once where the processor can."""
         return self.builder.call(self._intrinsic("llvm.fmuladd.v{}f32", self.vector, [self.vector] * 3), [a, b, c])
 
     def above(self, value, floor):

@@ -160,6 +160,26 @@ def test_the_bound_is_larger_than_that_of_a_plain_sum_everywhere():
     assert (theirs > plain).all()
 
 
+@pytest.mark.parametrize(
+    ("form", "small"),
+    [((2, 3), "kernel"), ((4, 3), "kernel"), ((4, 3), "image"), ((4, 5), "kernel"), ((4, 5), "image")],
+    ids=str,
+)
+def test_the_bound_holds_where_transforms_underflow(form, small):
+    """Numbers near the least of float32, times large ones: what is lost is no share of the result's own size."""
+    m, r = form
+    case = Case("conv2d", parse("conv2d", f"2x7x6x5,k{r}x{r},f4"))
+    x, w, b = inputs.make(case, FORWARD, inputs.DENSE, seed=5)
+    tiny, large = np.float32(2.0**-146), np.float32(2.0**60)
+    x, w = (x * tiny, w * large) if small == "image" else (x * large, w * tiny)
+    (truth,) = check.expected(case, FORWARD, (x, w, np.zeros_like(b))).values
+    errors = np.abs(in_numpy(case.spec, x, w, np.zeros_like(b), m) - truth)
+    bound = error_bound(case.spec, FORWARD, (x, w, None), m, r, 2.0**-24, 2.0**-126)
+    assert (errors <= bound).all()
+    relative = error_bound(case.spec, FORWARD, (x, w, None), m, r, 2.0**-24, 0.0)
+    assert (errors > relative).any()
+
+
 def test_a_problem_that_is_not_winograds_has_no_bound():
     spec = parse("conv2d", "2x7x6x5,k3x3,f4,s2x2")
     with pytest.raises(ValueError, match=r"F\(4, 3\) does not compute forward of 2x7x6x5,k3x3,f4,s2x2"):

@@ -19,9 +19,8 @@ from impls.processor import host
 
 LANES = host().lanes
 
-TILES = tuple(
-    Tile(rows, columns, vectors, LANES)
-    for rows, columns, vectors in (
+SIZES = {
+    32: (
         (28, 1, 1),
         (16, 1, 1),
         (8, 1, 1),
@@ -35,8 +34,26 @@ TILES = tuple(
         (4, 7, 1),
         (3, 9, 1),
         (3, 4, 1),
-    )
-)
+    ),
+    16: (
+        (12, 1, 1),
+        (8, 1, 1),
+        (4, 1, 1),
+        (1, 1, 1),
+        (6, 1, 2),
+        (5, 1, 2),
+        (4, 1, 2),
+        (2, 1, 2),
+        (1, 1, 2),
+        (2, 6, 1),
+        (3, 4, 1),
+        (4, 3, 1),
+        (2, 3, 1),
+    ),
+}
+"""(rows, columns, vectors) of the tiles, by the number of vector registers. These hold a tile's sums, one factor for each
+of its vectors, the value that is broadcast, and without AVX-512 the mask."""
+TILES = tuple(Tile(*size, LANES) for size in SIZES[host().registers])
 SINGLE = TILES.index(Tile(1, 1, 1, LANES))
 """The tile of one result and one vector of outputs."""
 LATENCY = 8
@@ -139,7 +156,7 @@ def blocks(outputs: int, steps: Callable[[Tile], float]) -> tuple[float, np.ndar
     ``steps(tile)`` says how many of these tiles cover the results; infinity where they cannot.
     """
     vectors = -(-outputs // LANES)
-    plans = [_cut(vectors, widest, steps) for widest in (1, 2, 4)]
+    plans = [_cut(vectors, widest, steps) for widest in sorted({tile.vectors for tile in TILES})]
     cost, cut = min((p for p in plans if p is not None), key=lambda plan: plan[0])
     first, found = 0, []
     for tile in cut:

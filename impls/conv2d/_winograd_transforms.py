@@ -187,7 +187,7 @@ def _added(emitter, total, factor, value):
     """total + factor * value."""
     if abs(factor) == 1:
         return (emitter.builder.fadd if factor == 1 else emitter.builder.fsub)(total, value)
-    return emitter.fma(_constant(emitter, factor), value, total)
+    return emitter.multiply_add(_constant(emitter, factor), value, total)
 
 
 def _constant(emitter, number):

@@ -11,13 +11,12 @@ is not offered: its results are few and its sums long, so that it is for other t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import FLOAT32, Implementation, Plan, aligned_empty
+from impls.contract import FLOAT32, Implementation, PackedWeights, Plan, aligned_empty
 from impls.conv2d._correlation import (
     MOST_BYTES,
     UNBOUNDED,
@@ -82,13 +81,6 @@ class Layout(NamedTuple):
     """The weights' last axis is summed over: the input gradient."""
     turned: int
     """Floats of a row of transposed weights."""
-
-
-@dataclass(frozen=True)
-class PackedWeights:
-    """Transformed weights, what ``pack`` gives in place of w: in the plan's own memory, by direction."""
-
-    of: dict[str, np.ndarray]
 
 
 def form_of(problem: Problem) -> int:
