@@ -51,8 +51,8 @@ SIZES = {
         (2, 3, 1),
     ),
 }
-"""(rows, columns, vectors) of the tiles, by the number of vector registers. These hold a tile's sums, one factor for each
-of its vectors, the value that is broadcast, and without AVX-512 the mask."""
+"""(rows, columns, vectors) of the tiles, by the number of vector registers. These hold a tile's sums, one factor for
+each of its vectors, the value that is broadcast, and without AVX-512 the mask."""
 TILES = tuple(Tile(*size, LANES) for size in SIZES[host().registers])
 SINGLE = TILES.index(Tile(1, 1, 1, LANES))
 """The tile of one result and one vector of outputs."""
