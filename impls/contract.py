@@ -230,6 +230,11 @@ class Implementation:
         return replace(self, op=op, name=name)
 
 
+def float32_only(spec: Spec, direction: str) -> str | None:
+    """The reason why a spec of another dtype is not computed, or None: the ``why_not`` of what knows one dtype."""
+    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
+
+
 def aligned_empty(count: int, alignment: int = ALIGNMENT) -> np.ndarray:
     """``count`` bytes whose address is a multiple of ``alignment``; every page touched."""
     raw = np.zeros(count + alignment, np.uint8)

@@ -241,7 +241,7 @@ def test_a_nan_pixel_reaches_its_windows_through_relu_and_no_tile_that_does_not_
         ("2x8x8x8,k3x3,f8,g2", "no stride, dilation or groups"),
         ("2x8x8x3,k3x3,f8", "cost more than the products they save"),
         ("2x1x1x8,k3x3,f8", "taps that meet only padding"),
-        ("2x8x8x8,k3x3,f8,float64", "float32 alone"),
+        ("2x8x8x8,k3x3,f8,float64", "computes in float32, not in float64"),
     ],
 )
 def test_what_does_not_suit_is_refused_with_the_reason(text, reason):

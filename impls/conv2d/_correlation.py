@@ -295,8 +295,3 @@ def division(problem: Problem, layout: Layout) -> tuple[int, int]:
     parts = max(1, min(16, problem.pixels // 1024, MOST_BYTES // size))
     parts = 1 << parts.bit_length() - 1
     return parts, max(1, min(4 // parts, -(-problem.outer // TILE)))
-
-
-def float32_only(spec: ConvSpec, direction: str) -> str | None:
-    """The reason why a spec is refused: the kernels are compiled for one dtype."""
-    return None if spec.dtype == FLOAT32 else f"compiled for float32 alone, not {spec.dtype}"

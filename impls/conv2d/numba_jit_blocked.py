@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import DIRECT, FLOAT32, Implementation, Plan
+from impls.contract import DIRECT, FLOAT32, Implementation, Plan, float32_only
 from impls.conv2d._correlation import (
     MOST_BYTES,
     SMALLEST,
@@ -26,7 +26,6 @@ from impls.conv2d._correlation import (
     Axis,
     Problem,
     compile_loops,
-    float32_only,
     problems,
     record,
     round_up,

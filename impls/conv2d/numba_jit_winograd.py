@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import FLOAT32, Implementation, PackedWeights, Plan, aligned_empty
+from impls.contract import FLOAT32, Implementation, PackedWeights, Plan, aligned_empty, float32_only
 from impls.conv2d._correlation import (
     MOST_BYTES,
     UNBOUNDED,
     Problem,
     compile_loops,
-    float32_only,
     problems,
     record,
     round_up,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import FLOAT32, GEMM, Implementation, Plan
+from impls.contract import FLOAT32, GEMM, Implementation, Plan, float32_only
 from impls.contraction import Tile, contraction
 from impls.numba_setup import njit, numba, prange
 from impls.processor import host
@@ -277,8 +277,4 @@ def _turned_rows(spec):
     return -(-min(spec.units, DEPTH) // LANES) * LANES
 
 
-def _float32_only(spec, direction):
-    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
-
-
-IMPL = Implementation(NumbaDense, algorithm=GEMM, why_not=_float32_only, note="register tiles, blocked sums")
+IMPL = Implementation(NumbaDense, algorithm=GEMM, why_not=float32_only, note="register tiles, blocked sums")
