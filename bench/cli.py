@@ -285,7 +285,7 @@ def run(
     Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
     """
     from bench.jobs import in_suite, missing
-    from bench.profile_machine import limits_of, with_ceilings
+    from bench.profile_machine import holding, limits_of, with_ceilings
     from bench.results import write_csv, write_json
     from bench.store import Store
     from reports import formats, tables
@@ -311,7 +311,10 @@ def run(
         click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
 
     def measure(job: Job) -> list[Row]:
+        known = ceilings.ceilings
         measured = ceilings.judge(session.run(job.case, job.direction, job.names, seconds))
+        if ceilings.ceilings != known:
+            store.set_machine(holding(current, ceilings.ceilings))
         found = [in_suite(row, suite) for row in measured]
         store.add(current, *(r for r in found if (r.op, r.spec, r.direction, r.implementation) not in before))
         return found
@@ -323,6 +326,7 @@ def run(
             _progress(todo, measure)
         except KeyboardInterrupt:
             interrupted = True
+    current = store.run(current.id)  # ceilings may have been measured again
     rows = [row for _, row in store.rows(current.id)]
     for path, write in ((json_path, write_json), (csv_path, write_csv)):
         if path:

@@ -99,6 +99,10 @@ class Store:
         result = self._write(_RUNS.insert().values(**values))
         return Run(**values, id=int(result))
 
+    def set_machine(self, run: Run) -> None:
+        """Store what is known by now of the machine of a run that has begun. Raises StoreError."""
+        self._write(_RUNS.update().where(_RUNS.c.id == run.id).values(machine=dict(run.machine)))
+
     def add(self, run: Run, *rows: Row) -> None:
         """Append these rows in one transaction. Raises StoreError, also where one of them is there already."""
         if rows:
@@ -157,13 +161,15 @@ class Store:
                         kind = column.type.compile(self._engine.dialect)
                         connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
-    def _write(self, statement: sa.Insert) -> int:
+    def _write(self, statement: sa.Insert | sa.Update) -> int:
+        """The key of the row that it inserted; 0 where there is no one key."""
         try:
             with self._engine.begin() as connection:
-                key = connection.execute(statement).inserted_primary_key
+                done = connection.execute(statement)
         except sa.exc.SQLAlchemyError as error:
             raise self._problem("written", error) from error
-        return int(key[0]) if key and key[0] else 0  # several rows have no one key
+        key = done.inserted_primary_key if statement.is_insert else None
+        return int(key[0]) if key and key[0] else 0
 
     def _read(self, statement: sa.Select[Any]) -> list[dict[str, Any]]:
         try:

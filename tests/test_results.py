@@ -67,6 +67,15 @@ def test_a_store_made_before_a_field_existed_is_read_and_written(tmp_path):
     again.close()
 
 
+def test_what_is_learned_of_the_machine_later_replaces_what_its_run_knew_and_no_other_s(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    first, second = store.start(RUN), store.start(RUN)
+    later = replace(first, machine={"cpu": "x", "ceilings": [{"samples": [1.0, 2.0]}]})
+    store.set_machine(later)
+    assert store.runs() == (later, second)
+    store.close()
+
+
 def test_rows_of_another_run_are_not_returned(tmp_path):
     store = Store(tmp_path / "a.sqlite")
     first, second = store.start(RUN), store.start(RUN)
