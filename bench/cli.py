@@ -316,7 +316,7 @@ def run(
         if ceilings.ceilings != known:
             store.set_machine(holding(current, ceilings.ceilings))
         found = [in_suite(row, suite) for row in measured]
-        store.add(current, *(r for r in found if (r.op, r.spec, r.direction, r.implementation) not in before))
+        store.add(current, *found)
         return found
 
     interrupted = False
@@ -655,7 +655,7 @@ def cuda_acceptance(arguments: tuple[str, ...]) -> None:
 @click.argument("base")
 @click.argument("new")
 @_store
-@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or lost.")
+@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or missing.")
 @click.option("--relative-to", metavar="NAME", help="Times over this one's in the same rounds; or none.")
 @click.option("--across-machines", is_flag=True, help="Compare although the machines differ.")
 @click.option(

@@ -194,7 +194,7 @@ class Session:
         A competitor that is not there gets no process.
         """
         there = [pair for pair in pairs if not _absent(*pair)]
-        self._pool.start(there, self.effort.start_s, min(self.effort.plan_s, pool.START_SECONDS))
+        self._pool.start(there, self.effort.start_s, self.effort.plan_s)
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""

@@ -526,7 +526,7 @@ def _taps_inside(side: int, out: int, taps: int, stride: int, dilation: int, bef
 
 
 def _met_by_axis(spec: ConvSpec | PoolSpec) -> Iterator[tuple[int, int, int]]:
-    """Of the rows, then of the columns: the pixels that some tap meets, the taps and the windows that meet some pixel."""
+    """Of the rows, then the columns: how many pixels some tap meets, and how many taps and windows meet a pixel."""
     if isinstance(spec, ConvSpec):
         all_taps, stride, dilation = spec.kernel, spec.stride, spec.dilation
     else:
