@@ -470,15 +470,20 @@ class Session:
         active = [c for c in active if c.is_running]
         if not active:
             return
-        slow = max(SLOW * min(c.seconds for c in active), self.effort.sample_s)
         rng = np.random.default_rng(self.seed)
         is_worth_it = self._reader.is_quick or self.effort.is_watched_slowly
         is_watched = is_worth_it and any(c.has_device_clock for c in active)
         watch = _Watch(self._reader, self._pids()) if is_watched else None
         host = contamination.Watch(self._host, self._pids)
         started = last = timing.CLOCK()
-        stop = "rounds"
+        stop, slow = "rounds", math.inf
+        counts: list[list[int]] = []
+        """Before each round: how many every contender had taken."""
         for done in range(MAX_ROUNDS):
+            running = [c for c in active if c.is_running]
+            if not running:
+                break
+            slow = max(SLOW * min(c.seconds for c in running), self.effort.sample_s)
             now = timing.CLOCK()
             next_ends = now + (now - last)
             if done >= self.effort.min_rounds and (next_ends - started > budget_s or next_ends > self.deadline):
@@ -487,26 +492,26 @@ class Session:
             last = now
             if done == 2 * LOOK_EVERY:  # what was dirty from the first is as it is: nothing cleaner is waited for
                 _count_enough(active)
-            clean = max(len(c.samples) for c in active)
+            clean = max(len(c.samples) for c in running)
             if clean >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
-            before = [len(c.taken) for c in active]
+            counts.append([len(c.taken) for c in active])
             for i in rng.permutation(len(active)):
                 contender = active[i]
-                enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
-                if contender.is_running and not enough:
+                if contender.is_running and not _is_slow_and_done(contender, slow):
                     self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
-            is_device_dirty = watch and watch.is_quick and watch.look()
-            if host.look() or is_device_dirty:
-                _mark_dirty(active, before)
+            is_device_dirty = bool(watch and watch.is_quick and watch.look())
+            dirty = max(host.look(), is_device_dirty)
+            if dirty:
+                _mark_dirty(active, counts[-dirty])
         if watch and not watch.is_quick and watch.look():
             _mark_dirty(active, [0] * len(active))
         _count_enough(active)
         for contender in active:
             if contender.is_running:
                 self._ask(contender, "inspect", self.effort.call_s)
-            _keep(contender, stop, watch, host)
+            _keep(contender, "rounds" if _is_slow_and_done(contender, slow) else stop, watch, host)
 
     def _pids(self) -> frozenset[int]:
         """The processes of ours that may be on the device: this one computes the truth there."""
@@ -662,7 +667,7 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamina
     """Put every raw sample into the row, and end it where its two clocks cannot both be right."""
     contender.row = replace(
         contender.row,
-        stop=stop,
+        stop=stop if contender.is_running else "",
         samples_s=tuple(contender.samples),
         figures={name: tuple(samples) for name, samples in contender.figures.items()},
         host=host.record(),
@@ -763,9 +768,15 @@ def _judge(
 
 def _precise(active: Sequence[Contender], precision: float) -> bool:
     """Whether every interval that is judged is narrow enough; what runs only a few rounds is not waited for."""
-    rounds = max(len(c.samples) for c in active)
-    waited_for = [c for c in active if c.is_running and len(c.samples) == rounds]
-    return all(_width(c, waited_for) <= precision for c in waited_for)
+    running = [c for c in active if c.is_running]
+    rounds = max((len(c.samples) for c in running), default=0)
+    waited_for = [c for c in running if len(c.samples) == rounds]
+    return bool(waited_for) and all(_width(c, waited_for) <= precision for c in waited_for)
+
+
+def _is_slow_and_done(contender: Contender, slow: float) -> bool:
+    """Whether it takes so long that it gets a few rounds only, and has them; ``slow``: seconds of a call."""
+    return contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
 
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:

@@ -176,7 +176,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             last = self._said.lines(LAST_LINES, has_ended=False)
             self.kill()
-            return Failure("CRASHED", " | ".join(["the worker closed the pipe through which it answers", *last]))
+            return Failure("CRASHED", " | ".join(["the worker closed its pipe", *last]))
         last = self._said.lines(LAST_LINES, has_ended=True)
         if code == -signal.SIGKILL and machine.oom_kills() > self._oom_kills:
             return Failure("OUT_OF_MEMORY", " | ".join(["the system ended the worker for want of memory", *last]))
