@@ -584,7 +584,7 @@ def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path 
 @main.command("profile")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write page, JSON and figure.")
 @click.option("--json", "json_path", type=_FILE, help="Write the figures as JSON.")
-@click.option("--db", metavar="STORE", help="Put the latest run of this store into the roofline figure.")
+@click.option("--db", metavar="STORE", help="Put its latest run with these threads into the roofline figure.")
 @click.option("--threads", type=click.IntRange(min=1), help="Beside 1.  [default: all usable cores]")
 @click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L.")
 def profile_command(
@@ -592,17 +592,16 @@ def profile_command(
 ) -> None:
     """Measure what this machine can do at most: operations, memory, calls, fresh pages, and the GPU. Under a minute."""
     from bench.ceilings import write_profile
-    from bench.machine import usable_cores
+    from bench.machine import describe, usable_cores
     from bench.profile_machine import profile
+    from bench.sources import rows_beside
     from bench.store import Store
     from reports import formats, profiles
 
-    rows: list[Row] = []
-    if db:
-        store = Store(db, must_exist=True)
-        rows = [row for _, row in store.rows(store.run().id)]
+    count = threads or usable_cores()
+    rows = rows_beside(Store(db, must_exist=True), describe(device), count) if db else []
     with _console(stderr=True).status("starting") as status:
-        found = profile(threads or usable_cores(), device, lambda done, of: status.update(f"round {done} of {of}"))
+        found = profile(count, device, lambda done, of: status.update(f"round {done} of {of}"))
     formats.show(profiles.report(found), _console())
     if json_path:
         write_profile(json_path, found)

@@ -1,7 +1,7 @@
 """What else the machine did while something was measured: load, steal time, throttling, frequency, other processes.
 
 A look reads a few files under /proc and /sys, which takes less than a millisecond; where they are missing, as outside
-Linux, there is nothing to see and nothing is judged. Between two looks the time is dirty if one of the thresholds below
+Linux, there is nothing to see and nothing is judged. The time between two looks is dirty if one of the thresholds below
 is passed. Load is a mean over a minute and counts our own work: it is kept, not judged.
 """
 

@@ -129,7 +129,7 @@ class Row:
     min_s: float | None = None
     stop: str = ""
     """Why timing ended: precision (the interval is narrow enough), budget, or rounds (their cap, lower for what is much
-    slower than the others); empty for what was not timed to its end."""
+    slower than the others); empty where a fault ended it."""
     gflops: float | None = None
     """Useful floating-point operations per second, in 10^9: taps on padding do not count."""
     gbytes_per_s: float | None = None

@@ -117,6 +117,24 @@ def of_store(address: str, which: str = "") -> Source:
         store.close()
 
 
+def rows_beside(store: Store, about: Mapping[str, Any], threads: int) -> list[Row]:
+    """The hot rows of the latest run on this machine with so many threads: what its ceilings say something of.
+
+    ``about``: bench.machine.describe(). Raises SourceError where there is none.
+    """
+    fit = [
+        run
+        for run in store.runs()
+        if run.suite != TRAINING and run.machine.get("id") == about["id"] and run.threads == threads
+    ]
+    if not fit:
+        raise SourceError(
+            f"{store.address} holds no run of this machine, {about['id']}, with threads {threads}; make one with: "
+            f"layerbench run --threads {threads}, or give other --threads"
+        )
+    return [row for _, row in store.rows(fit[-1].id) if row.state == HOT]
+
+
 def of_file(path: Path) -> Source:
     """The run in a file: a store's latest, or the one that was exported. Raises SourceError for any other content."""
     try:

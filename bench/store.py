@@ -8,7 +8,7 @@ in common (machine, versions, threads, commit, seed, options) is stored once, in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ _RUNS = sa.Table(
     sa.Column("options", sa.JSON),
 )
 
+_LENGTHS = {"op": 32, "spec": 255, "direction": 32, "implementation": 128, "state": 32}
+"""Characters of what a row of a run is known by: MySQL and SQL Server take no text of any length into an index."""
+
 _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
     "str": sa.Text,
     "int": sa.BigInteger,
@@ -41,22 +44,32 @@ _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
 }
 
 
-def _table(name: str, record: type[Any], *constraints: sa.UniqueConstraint) -> sa.Table:
-    """A table with a column for each field of a record; what is not one value is JSON."""
+def _kind(field: Field[Any], lengths: Mapping[str, int]) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
+    """The type of a field's column."""
+    return sa.String(lengths[field.name]) if field.name in lengths else _KINDS.get(str(field.type), sa.JSON)
+
+
+def _table(
+    name: str, record: type[Any], *constraints: sa.UniqueConstraint, lengths: Mapping[str, int] | None = None
+) -> sa.Table:
+    """A table with a column for each field of a record; what is not one value is JSON.
+
+    ``lengths``: the most characters of texts that are in a constraint.
+    """
     return sa.Table(
         name,
         _METADATA,
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
-        *(sa.Column(f.name, _KINDS.get(str(f.type), sa.JSON), nullable="None" in str(f.type)) for f in fields(record)),
+        *(sa.Column(f.name, _kind(f, lengths or {}), nullable="None" in str(f.type)) for f in fields(record)),
         *constraints,
     )
 
 
-ONCE = ("op", "spec", "direction", "implementation", "state")
+ONCE = tuple(_LENGTHS)
 """What a row of a run is known by. Stores that were made before this was enforced are not changed."""
 
-_ROWS = _table("measurements", Row, sa.UniqueConstraint("run_id", *ONCE))
+_ROWS = _table("measurements", Row, sa.UniqueConstraint("run_id", *ONCE), lengths=_LENGTHS)
 _TRAININGS = _table("trainings", Training)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.compare import ABSOLUTE, FASTER, SAME, SLOWER, UNTOLD, compare
 from bench.results import Row, Run, write_csv, write_json
-from bench.sources import MOST_SAMPLES, Source, SourceError, is_one_machine, joined, kind_of, read
+from bench.sources import MOST_SAMPLES, Source, SourceError, is_one_machine, joined, kind_of, read, rows_beside
 from bench.store import Store
 from reports.comparison import report
 
@@ -241,6 +241,18 @@ def test_a_long_series_is_joined_in_its_order_to_as_many_values_as_can_be_resamp
     assert len(series) <= MOST_SAMPLES
     assert list(series) == sorted(series)
     assert series == tuple(range(count)) if count <= MOST_SAMPLES else len(series) > MOST_SAMPLES / 2
+
+
+def test_rows_of_another_machine_of_other_threads_or_with_cold_caches_are_no_points_of_its_roofline(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    hot, fit, cold = row("ours"), row("ours", SPECS[1]), row("ours", state="cold")
+    store.add(store.start(RUN), fit, cold)
+    store.add(store.start(replace(RUN, threads=1)), hot)
+    store.add(store.start(replace(RUN, machine={"id": "barn"})), hot)
+    assert rows_beside(store, {"id": "box"}, 2) == [fit]
+    with pytest.raises(SourceError, match=r"no run of this machine, shed, with threads 2; .* run --threads 2"):
+        rows_beside(store, {"id": "shed"}, 2)
+    store.close()
 
 
 # --- the command ---

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import mssql, mysql
 
 from bench.results import Interval, Row, Run, write_csv, write_json
-from bench.store import Store, StoreError
+from bench.store import _METADATA, Store, StoreError
 
 RUN = Run("layerbench run", "quick", seed=0, threads=2, started="2026-01-01T00:00:00+00:00", machine={"cpu": "x"})
 ROW = Row(
@@ -157,6 +158,17 @@ def test_a_row_is_there_once_and_what_was_to_come_with_it_is_not_there_at_all(fa
     with pytest.raises(StoreError, match="a row is there already: another program goes on with the same run"):
         store.add(run, LATER, ROW)
     assert store.rows(run.id) == ((run.id, ROW),)
+
+
+@pytest.mark.parametrize(("dialect", "most", "width"), [(mysql, 3072, 4), (mssql, 1700, 1)])
+def test_what_a_row_is_known_by_fits_into_an_index_of_every_database(dialect, most, width):
+    """Bytes of a key, and of a character, in MySQL's utf8mb4 and SQL Server's VARCHAR; a TEXT fits into none."""
+    table = _METADATA.tables["measurements"]
+    (key,) = (c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
+    texts = [column for column in key.columns if column.name != "run_id"]
+    compiled = [column.type.compile(dialect.dialect()) for column in texts]
+    assert all(text.startswith("VARCHAR(") for text in compiled)
+    assert 4 + width * sum(column.type.length for column in texts) <= most
 
 
 def test_a_damaged_store_is_refused_before_anything_is_written(failing_store, tmp_path):
