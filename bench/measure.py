@@ -295,7 +295,7 @@ class Session:
             self._pool.replace(contender.name)  # what was changed stays changed in that process
         if answer.get("leak"):
             contender.end("LEAK", answer["leak"])
-        seen = {name: answer[name] for name in ("peak_bytes", "grown_bytes", "threads") if name in answer}
+        seen = {name: answer[name] for name in ("peak_bytes", "grown_bytes") if name in answer}
         contender.row = replace(contender.row, **seen)
         return answer
 
@@ -313,7 +313,7 @@ class Session:
         )
         if answer:
             measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "clocks")}
-            contender.row = replace(contender.row, **measured)
+            contender.row = replace(contender.row, **measured, threads=_with_sizes({}, answer))
 
     def _compute(
         self, contender: Contender, case: Case, direction: str, path: Path, *, keep: bool = False
@@ -490,6 +490,8 @@ class Session:
                 stop = "budget"
                 break
             last = now
+            if done == 1:
+                self._read_threads(running, "threads")
             if done == 2 * LOOK_EVERY:  # what was dirty from the first is as it is: nothing cleaner is waited for
                 _count_enough(active)
             clean = max(len(c.samples) for c in running)
@@ -508,10 +510,15 @@ class Session:
         if watch and not watch.is_quick and watch.look():
             _mark_dirty(active, [0] * len(active))
         _count_enough(active)
+        self._read_threads([c for c in active if c.is_running], "inspect")
         for contender in active:
-            if contender.is_running:
-                self._ask(contender, "inspect", self.effort.call_s)
             _keep(contender, "rounds" if _is_slow_and_done(contender, slow) else stop, watch, host)
+
+    def _read_threads(self, contenders: Sequence[Contender], do: str) -> None:
+        """Ask each something whose answer has the thread pools in force, and keep their sizes."""
+        for contender in contenders:
+            answer = self._ask(contender, do, self.effort.call_s)
+            contender.row = replace(contender.row, threads=_with_sizes(contender.row.threads, answer))
 
     def _pids(self) -> frozenset[int]:
         """The processes of ours that may be on the device: this one computes the truth there."""
@@ -648,6 +655,15 @@ class _Watch:
         if self._first is None or self._last is None:
             return {}
         return {"before": self._first.as_record(), "after": self._last.as_record(), "dirt": list(self._dirt)}
+
+
+def _with_sizes(before: Mapping[str, tuple[int, ...]], answer: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
+    """The sizes of all thread pools, with those of an answer; 0 where a pool is not there. As before without any."""
+    if "threads" not in answer:
+        return before
+    now = answer["threads"]
+    looks = max(map(len, before.values()), default=0)
+    return {pool: (*before.get(pool, (0,) * looks), now.get(pool, 0)) for pool in {**before, **now}}
 
 
 def _mark_dirty(active: Sequence[Contender], before: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bench.results import TRAINING, Interval, Row, Run, Training
+from bench.results import TRAINING, Interval, Row, Run, Training, thread_counts
 
 _METADATA = sa.MetaData()
 
@@ -214,6 +214,7 @@ def _row(record: Mapping[str, Any]) -> Row:
     for name in ("samples_s", "aside_s"):
         values[name] = tuple(values.get(name, ()))
     values["figures"] = {name: tuple(samples) for name, samples in values.get("figures", {}).items()}
+    values["threads"] = thread_counts(values.get("threads", {}))
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)
 

@@ -52,7 +52,7 @@ def test_a_timed_row_is_complete(session):
     assert row.first_call_s > 0
     assert row.repeatable
     assert row.stop in ("precision", "budget", "rounds")
-    assert set(row.threads.values()) == {1}
+    assert set(row.threads.values()) == {(1, 1, 1)}
     assert row.peak_bytes > 10**7
 
 
@@ -106,6 +106,14 @@ def test_less_effort_is_fewer_rounds_and_shorter_samples(session, monkeypatch):
         (row,) = session.run(DENSE, "forward", ("numpy",), budget_s=0)
         found.append((len(row.samples_s) + len(row.aside_s), row.loops > 1))
     assert found == [(5, True), (3, False)]
+
+
+def test_a_pool_that_came_later_or_changed_its_size_is_told_from_one_that_did_not():
+    sizes = {}
+    for now in ({"blas": 2}, {"blas": 2, "openmp": 4}, {"blas": 1, "openmp": 4}):
+        sizes = measure._with_sizes(sizes, {"threads": now})
+    assert sizes == {"blas": (2, 2, 1), "openmp": (0, 4, 4)}
+    assert measure._with_sizes(sizes, {}) == sizes
 
 
 def entrant(name, seconds, samples, status="OK"):

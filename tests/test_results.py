@@ -31,6 +31,7 @@ ROW = Row(
     gpu={"before": {"sm_mhz": 1980.0}, "dirt": ["throttled: power cap"]},
     dirty_samples=1,
     aside_s=(0.4,),
+    threads={"numba": (2, 2, 2), "openblas": (2, 1, 1)},
     host={"before": {"load": 0.5}, "dirt": {"periods throttled by the control group": {"rounds": 1, "most": 2.0}}},
 )
 
@@ -58,11 +59,12 @@ def test_a_store_made_before_a_field_existed_is_read_and_written(tmp_path):
         for name in ("figures", "gpu", "clocks", "dirty_samples"):
             old.execute(f"ALTER TABLE measurements DROP COLUMN {name}")
         old.execute("ALTER TABLE runs DROP COLUMN options")
+        old.execute("""UPDATE measurements SET threads = '{"numba": 2}'""")
     old.close()
     again = Store(tmp_path / "a.sqlite")
     again.add(run, later)
     before, after = (row for _, row in again.rows(run.id))
-    assert before == replace(ROW, figures={}, gpu={}, dirty_samples=None)
+    assert before == replace(ROW, figures={}, gpu={}, dirty_samples=None, threads={"numba": (2,)})
     assert after == later
     assert again.run() == run
     again.close()
@@ -202,5 +204,6 @@ def test_exports_hold_the_same_rows(tmp_path):
     assert document["rows"][0]["speedups"] == {"keras": {"median": 2.0, "low": 1.9, "high": 2.1}}
     assert document["run"]["suite"] == "quick"
     assert line["samples_s"] == "0.1 0.2"
+    assert line["threads"] == "numba=2 openblas=2/1/1"
     assert float(line["over_keras_median"]) == 2.0
     assert line["status"] == "OK"
