@@ -285,7 +285,7 @@ def run(
     Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
     """
     from bench.jobs import in_suite, missing
-    from bench.profile_machine import limits_of, with_ceilings
+    from bench.profile_machine import holding, limits_of, with_ceilings
     from bench.results import write_csv, write_json
     from bench.store import Store
     from reports import formats, tables
@@ -311,9 +311,12 @@ def run(
         click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
 
     def measure(job: Job) -> list[Row]:
+        known = ceilings.ceilings
         measured = ceilings.judge(session.run(job.case, job.direction, job.names, seconds))
+        if ceilings.ceilings != known:
+            store.set_machine(holding(current, ceilings.ceilings))
         found = [in_suite(row, suite) for row in measured]
-        store.add(current, *(r for r in found if (r.op, r.spec, r.direction, r.implementation) not in before))
+        store.add(current, *found)
         return found
 
     interrupted = False
@@ -323,6 +326,7 @@ def run(
             _progress(todo, measure)
         except KeyboardInterrupt:
             interrupted = True
+    current = store.run(current.id)  # ceilings may have been measured again
     rows = [row for _, row in store.rows(current.id)]
     for path, write in ((json_path, write_json), (csv_path, write_csv)):
         if path:
@@ -580,7 +584,7 @@ def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path 
 @main.command("profile")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write page, JSON and figure.")
 @click.option("--json", "json_path", type=_FILE, help="Write the figures as JSON.")
-@click.option("--db", metavar="STORE", help="Put the latest run of this store into the roofline figure.")
+@click.option("--db", metavar="STORE", help="Put its latest run with these threads into the roofline figure.")
 @click.option("--threads", type=click.IntRange(min=1), help="Beside 1.  [default: all usable cores]")
 @click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L.")
 def profile_command(
@@ -588,17 +592,16 @@ def profile_command(
 ) -> None:
     """Measure what this machine can do at most: operations, memory, calls, fresh pages, and the GPU. Under a minute."""
     from bench.ceilings import write_profile
-    from bench.machine import usable_cores
+    from bench.machine import describe, usable_cores
     from bench.profile_machine import profile
+    from bench.sources import rows_beside
     from bench.store import Store
     from reports import formats, profiles
 
-    rows: list[Row] = []
-    if db:
-        store = Store(db, must_exist=True)
-        rows = [row for _, row in store.rows(store.run().id)]
+    count = threads or usable_cores()
+    rows = rows_beside(Store(db, must_exist=True), describe(device), count) if db else []
     with _console(stderr=True).status("starting") as status:
-        found = profile(threads or usable_cores(), device, lambda done, of: status.update(f"round {done} of {of}"))
+        found = profile(count, device, lambda done, of: status.update(f"round {done} of {of}"))
     formats.show(profiles.report(found), _console())
     if json_path:
         write_profile(json_path, found)
@@ -651,7 +654,7 @@ def cuda_acceptance(arguments: tuple[str, ...]) -> None:
 @click.argument("base")
 @click.argument("new")
 @_store
-@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or lost.")
+@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or missing.")
 @click.option("--relative-to", metavar="NAME", help="Times over this one's in the same rounds; or none.")
 @click.option("--across-machines", is_flag=True, help="Compare although the machines differ.")
 @click.option(

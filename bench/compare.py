@@ -22,7 +22,8 @@ MARGIN = 0.05
 ABSOLUTE = "none"
 """In place of an anchor's name: times as they were measured."""
 
-Key = tuple[str, str, str, str]
+Key = tuple[str, str, str, str, str]
+"""(op, direction, case, state of memory, implementation): all but the last name rounds that can be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Comparison:
     op: str
     direction: str
     case: str
+    state: str
+    """Of memory while timing: one of bench.memory.MEMORY."""
     implementation: str
     anchor: str
     """What both times are relative to; ABSOLUTE where they are as measured."""
@@ -61,8 +64,8 @@ class Outcome:
 
     @property
     def is_worse(self) -> bool:
-        """Whether something is slower by more than the margin, or has no time any more."""
-        return bool(self.lost) or any(each.is_beyond for each in self.comparisons)
+        """Whether something is slower by more than the margin, or has no time any more, or not yet."""
+        return bool(self.lost or self.only_in_base) or any(each.is_beyond for each in self.comparisons)
 
 
 def compare(base: Source, new: Source, relative_to: str | None = None, margin: float = MARGIN) -> Outcome:
@@ -77,14 +80,17 @@ def compare(base: Source, new: Source, relative_to: str | None = None, margin: f
     both = [key for key in before if key in after and _is_timed(before[key])]
     pairs = [key for key in both if _is_timed(after[key])]
     if not both:
-        raise SourceError(f"{base.label} and {new.label} have no case and implementation in common")
-    anchored = {key[:3] for key in pairs if key[3] == chosen}
+        raise SourceError(
+            f"{base.label} and {new.label} have no case and implementation in common that were timed in the same state "
+            "of memory; see --memory of layerbench run"
+        )
+    anchored = {key[:-1] for key in pairs if key[-1] == chosen}
     if chosen != ABSOLUTE and not anchored:
         raise SourceError(f"{chosen} is not timed in both; --relative-to one of {_names(pairs)}, or {ABSOLUTE}")
     found = []
     for key in pairs:
-        if key[3] != chosen:
-            name = chosen if key[:3] in anchored else ABSOLUTE
+        if key[-1] != chosen:
+            name = chosen if key[:-1] in anchored else ABSOLUTE
             estimate = _relative(after, key, name) - _relative(before, key, name)
             found.append(Comparison(*key, name, estimate, UNTOLD, False))
     return Outcome(
@@ -98,8 +104,8 @@ def compare(base: Source, new: Source, relative_to: str | None = None, margin: f
 def anchor(before: dict[Key, Row], after: dict[Key, Row]) -> str:
     """The competitor that most cases of both have timed; ABSOLUTE where there is none."""
     counts = Counter(
-        key[3]
-        for key, row in sorted(before.items(), key=lambda item: item[0][3])
+        key[-1]
+        for key, row in sorted(before.items(), key=lambda item: item[0][-1])
         if row.competitor and _is_timed(row) and key in after and _is_timed(after[key])
     )
     return counts.most_common(1)[0][0] if counts else ABSOLUTE
@@ -125,12 +131,12 @@ def _verdict(estimate: Estimate, p: float, limit: float) -> str:
 def _relative(rows: dict[Key, Row], key: Key, name: str) -> Estimate:
     """The logarithm of a time, or of its ratio to the anchor's in the same rounds."""
     samples = rows[key].samples_s
-    return log_median(samples) if name == ABSOLUTE else log_ratio(samples, rows[(*key[:3], name)].samples_s)
+    return log_median(samples) if name == ABSOLUTE else log_ratio(samples, rows[(*key[:-1], name)].samples_s)
 
 
 def _by_key(rows: Iterable[Row]) -> dict[Key, Row]:
-    """Rows by (op, direction, case, implementation); the last one of each."""
-    return {(row.op, row.direction, row.spec, row.implementation): row for row in rows}
+    """Rows by what they are of; the last one of each."""
+    return {(row.op, row.direction, row.spec, row.state, row.implementation): row for row in rows}
 
 
 def _is_timed(row: Row) -> bool:
@@ -138,4 +144,4 @@ def _is_timed(row: Row) -> bool:
 
 
 def _names(keys: Iterable[Key]) -> str:
-    return ", ".join(dict.fromkeys(key[3] for key in keys))
+    return ", ".join(dict.fromkeys(key[-1] for key in keys))

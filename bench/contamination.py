@@ -1,7 +1,7 @@
 """What else the machine did while something was measured: load, steal time, throttling, frequency, other processes.
 
 A look reads a few files under /proc and /sys, which takes less than a millisecond; where they are missing, as outside
-Linux, there is nothing to see and nothing is judged. Between two looks the time is dirty if one of the thresholds below
+Linux, there is nothing to see and nothing is judged. The time between two looks is dirty if one of the thresholds below
 is passed. Load is a mean over a minute and counts our own work: it is kept, not judged.
 """
 
@@ -24,6 +24,8 @@ STEAL_CORES = 0.02
 that no more than a clean round's own scatter is let pass."""
 FREQUENCY_DROP = 0.2
 """The fastest core's clock has fallen by more than this share. Less is what turbo steps do as loads change."""
+WINDOW_S = 0.5
+"""Work is judged over as long at the least, unless it shows earlier: in shorter times most of it hides in the ticks."""
 TICK = 0.01
 """Seconds in which /proc counts, where the system does not say."""
 FOREIGN = "cores taken by other processes"
@@ -136,11 +138,12 @@ def reader() -> Reader:
     return found if found.read(frozenset()) else Nobody()
 
 
-def dirt(before: Reading | None, after: Reading | None) -> dict[str, float]:
+def dirt(before: Reading | None, after: Reading | None, mhz: float | None = None) -> dict[str, float]:
     """What makes the time between two looks a bad time to measure, and how much; nothing where there are no looks.
 
-    Work is counted in ticks, for every process by itself: an error of a tick for each of them and of two for the whole
-    is let pass. Where one of ours ended or began, nobody can tell whose work was foreign.
+    Work is counted in ticks, for every process by itself: an error of a tick for each of ours that worked and of two
+    for the whole is let pass. Where one of ours ended or began, nobody can tell whose work was foreign. ``mhz``: what
+    the clock is held against, the one before by default.
     """
     if before is None or after is None or after.seconds <= before.seconds:
         return {}
@@ -153,23 +156,31 @@ def dirt(before: Reading | None, after: Reading | None) -> dict[str, float]:
     if held_back > 0:
         found[THROTTLED] = held_back
     if before.own_s.keys() == after.own_s.keys():
-        own = sum(after.own_s.values()) - sum(before.own_s.values())
-        foreign = _grown(before.busy_s, after.busy_s) - own
-        if foreign > FOREIGN_CORES * elapsed + (2 + len(after.own_s)) * tick:
+        own = [after.own_s[pid] - before.own_s[pid] for pid in after.own_s]
+        foreign = _grown(before.busy_s, after.busy_s) - sum(own)
+        if foreign > FOREIGN_CORES * elapsed + (2 + sum(work > 0 for work in own)) * tick:
             found[FOREIGN] = foreign / elapsed
-    if before.mhz and after.mhz and after.mhz < (1 - FREQUENCY_DROP) * before.mhz:
-        found[SLOWED] = 1 - after.mhz / before.mhz
+    mhz = mhz or before.mhz
+    if mhz and after.mhz and after.mhz < (1 - FREQUENCY_DROP) * mhz:
+        found[SLOWED] = 1 - after.mhz / mhz
     return found
 
 
 class Watch:
-    """Looks at the machine before, between and after rounds, outside everything that is timed."""
+    """Looks at the machine before, between and after rounds, outside everything that is timed.
+
+    What a look sees is judged since its window began. A window ends after WINDOW_S, or when it was found to be dirty.
+    """
 
     def __init__(self, reader: Reader, own: Callable[[], Set[int]]) -> None:
         """``own``: gives the numbers of our processes, which may be replaced."""
         self._reader = reader
         self._own = own
-        self._first = self._last = reader.read(own())
+        self._first = self._last = self._begin = reader.read(own())
+        self._rounds = 0
+        """Since the window began."""
+        self._mhz = self._first.mhz if self._first else None
+        """The highest clock so far."""
         self._dirt: dict[str, tuple[int, float]] = {}
 
     @property
@@ -177,14 +188,22 @@ class Watch:
         """Whether there is anything to read."""
         return self._last is not None
 
-    def look(self) -> bool:
-        """Whether the time since the last look was dirty."""
-        before, self._last = self._last, self._reader.read(self._own())
-        found = dirt(before, self._last)
+    def look(self) -> int:
+        """After a round: how many were dirty of those that have just ended, the last one among them; 0: none."""
+        begin, now = self._begin, self._reader.read(self._own())
+        self._last = now
+        self._rounds += 1
+        if begin is None or now is None:
+            return 0
+        self._mhz = max(filter(None, (self._mhz, now.mhz)), default=None)
+        found = dirt(begin, now, self._mhz)
         for kind, amount in found.items():
             rounds, most = self._dirt.get(kind, (0, 0.0))
-            self._dirt[kind] = (rounds + 1, max(most, amount))
-        return bool(found)
+            self._dirt[kind] = (rounds + self._rounds, max(most, amount))
+        dirty = self._rounds if found else 0
+        if found or now.seconds - begin.seconds >= WINDOW_S or now.own_s.keys() != begin.own_s.keys():
+            self._begin, self._rounds = now, 0
+        return dirty
 
     def record(self) -> dict[str, Any]:
         """What is kept with a row: the first and the last look, and each kind of dirt: in how many rounds, the most."""

@@ -72,10 +72,15 @@ def describe(device: str | None = None) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """How many cores this process may run on."""
+    return len(cores())
+
+
+def cores() -> frozenset[int]:
+    """The numbers of the cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def _version(name: str) -> str | None:

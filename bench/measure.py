@@ -194,7 +194,7 @@ class Session:
         A competitor that is not there gets no process.
         """
         there = [pair for pair in pairs if not _absent(*pair)]
-        self._pool.start(there, self.effort.start_s, min(self.effort.plan_s, pool.START_SECONDS))
+        self._pool.start(there, self.effort.start_s, self.effort.plan_s)
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
@@ -295,7 +295,7 @@ class Session:
             self._pool.replace(contender.name)  # what was changed stays changed in that process
         if answer.get("leak"):
             contender.end("LEAK", answer["leak"])
-        seen = {name: answer[name] for name in ("peak_bytes", "grown_bytes", "threads") if name in answer}
+        seen = {name: answer[name] for name in ("peak_bytes", "grown_bytes") if name in answer}
         contender.row = replace(contender.row, **seen)
         return answer
 
@@ -313,7 +313,7 @@ class Session:
         )
         if answer:
             measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "clocks")}
-            contender.row = replace(contender.row, **measured)
+            contender.row = replace(contender.row, **measured, threads=_with_sizes({}, answer))
 
     def _compute(
         self, contender: Contender, case: Case, direction: str, path: Path, *, keep: bool = False
@@ -470,43 +470,55 @@ class Session:
         active = [c for c in active if c.is_running]
         if not active:
             return
-        slow = max(SLOW * min(c.seconds for c in active), self.effort.sample_s)
         rng = np.random.default_rng(self.seed)
         is_worth_it = self._reader.is_quick or self.effort.is_watched_slowly
         is_watched = is_worth_it and any(c.has_device_clock for c in active)
         watch = _Watch(self._reader, self._pids()) if is_watched else None
         host = contamination.Watch(self._host, self._pids)
         started = last = timing.CLOCK()
-        stop = "rounds"
+        stop, slow = "rounds", math.inf
+        counts: list[list[int]] = []
+        """Before each round: how many every contender had taken."""
         for done in range(MAX_ROUNDS):
+            running = [c for c in active if c.is_running]
+            if not running:
+                break
+            slow = max(SLOW * min(c.seconds for c in running), self.effort.sample_s)
             now = timing.CLOCK()
             next_ends = now + (now - last)
             if done >= self.effort.min_rounds and (next_ends - started > budget_s or next_ends > self.deadline):
                 stop = "budget"
                 break
             last = now
+            if done == 1:
+                self._read_threads(running, "threads")
             if done == 2 * LOOK_EVERY:  # what was dirty from the first is as it is: nothing cleaner is waited for
                 _count_enough(active)
-            clean = max(len(c.samples) for c in active)
+            clean = max(len(c.samples) for c in running)
             if clean >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
-            before = [len(c.taken) for c in active]
+            counts.append([len(c.taken) for c in active])
             for i in rng.permutation(len(active)):
                 contender = active[i]
-                enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
-                if contender.is_running and not enough:
+                if contender.is_running and not _is_slow_and_done(contender, slow):
                     self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
-            is_device_dirty = watch and watch.is_quick and watch.look()
-            if host.look() or is_device_dirty:
-                _mark_dirty(active, before)
+            is_device_dirty = bool(watch and watch.is_quick and watch.look())
+            dirty = max(host.look(), is_device_dirty)
+            if dirty:
+                _mark_dirty(active, counts[-dirty])
         if watch and not watch.is_quick and watch.look():
             _mark_dirty(active, [0] * len(active))
         _count_enough(active)
+        self._read_threads([c for c in active if c.is_running], "inspect")
         for contender in active:
-            if contender.is_running:
-                self._ask(contender, "inspect", self.effort.call_s)
-            _keep(contender, stop, watch, host)
+            _keep(contender, "rounds" if _is_slow_and_done(contender, slow) else stop, watch, host)
+
+    def _read_threads(self, contenders: Sequence[Contender], do: str) -> None:
+        """Ask each something whose answer has the thread pools in force, and keep their sizes."""
+        for contender in contenders:
+            answer = self._ask(contender, do, self.effort.call_s)
+            contender.row = replace(contender.row, threads=_with_sizes(contender.row.threads, answer))
 
     def _pids(self) -> frozenset[int]:
         """The processes of ours that may be on the device: this one computes the truth there."""
@@ -645,6 +657,15 @@ class _Watch:
         return {"before": self._first.as_record(), "after": self._last.as_record(), "dirt": list(self._dirt)}
 
 
+def _with_sizes(before: Mapping[str, tuple[int, ...]], answer: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
+    """The sizes of all thread pools, with those of an answer; 0 where a pool is not there. As before without any."""
+    if "threads" not in answer:
+        return before
+    now = answer["threads"]
+    looks = max(map(len, before.values()), default=0)
+    return {pool: (*before.get(pool, (0,) * looks), now.get(pool, 0)) for pool in {**before, **now}}
+
+
 def _mark_dirty(active: Sequence[Contender], before: Sequence[int]) -> None:
     """Mark what was taken since each contender had this many rounds. It is repeated: rounds go on without it."""
     for contender, count in zip(active, before, strict=True):
@@ -662,7 +683,7 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamina
     """Put every raw sample into the row, and end it where its two clocks cannot both be right."""
     contender.row = replace(
         contender.row,
-        stop=stop,
+        stop=stop if contender.is_running else "",
         samples_s=tuple(contender.samples),
         figures={name: tuple(samples) for name, samples in contender.figures.items()},
         host=host.record(),
@@ -763,9 +784,15 @@ def _judge(
 
 def _precise(active: Sequence[Contender], precision: float) -> bool:
     """Whether every interval that is judged is narrow enough; what runs only a few rounds is not waited for."""
-    rounds = max(len(c.samples) for c in active)
-    waited_for = [c for c in active if c.is_running and len(c.samples) == rounds]
-    return all(_width(c, waited_for) <= precision for c in waited_for)
+    running = [c for c in active if c.is_running]
+    rounds = max((len(c.samples) for c in running), default=0)
+    waited_for = [c for c in running if len(c.samples) == rounds]
+    return bool(waited_for) and all(_width(c, waited_for) <= precision for c in waited_for)
+
+
+def _is_slow_and_done(contender: Contender, slow: float) -> bool:
+    """Whether it takes so long that it gets a few rounds only, and has them; ``slow``: seconds of a call."""
+    return contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
 
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from bench import caches
 
 Array = npt.NDArray[Any]
 
@@ -35,8 +36,6 @@ WEIGHTS = ("w", "b", "dw", "db")
 
 FLUSH_FACTOR = 4
 """Times the last cache: one that does not evict the oldest line first keeps some of what it held after once as much."""
-UNKNOWN_CACHE = 32 * 2**20
-"""Bytes, where the system does not say: more than most cores share."""
 MAX_FLUSHED_CALLS = 8
 """In one sample: a flush takes longer than most calls."""
 
@@ -65,17 +64,9 @@ def faults_per_call(before: Faults | None, after: Faults | None, calls: int) -> 
     return (after.minor - before.minor) / calls, (after.major - before.major) / calls
 
 
-def last_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """The size of the largest cache of a core, or UNKNOWN_CACHE."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    texts = [path.read_text(encoding="ascii").strip() for path in root.glob("index*/size")]
-    sizes = [int(text[:-1]) * units[text[-1]] for text in texts if text[-1:] in units]
-    return max(sizes, default=UNKNOWN_CACHE)
-
-
 def flush_bytes() -> int:
-    """What is written to empty the caches: FLUSH_FACTOR times the last one."""
-    return FLUSH_FACTOR * last_cache_bytes()
+    """What is written to empty the caches: FLUSH_FACTOR times the largest one, which is the last."""
+    return FLUSH_FACTOR * max(cache.bytes for cache in caches.read())
 
 
 class Flusher:

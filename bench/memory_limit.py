@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ def limit_memory() -> None:
         return
     import resource
 
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    status = ""
+    with contextlib.suppress(OSError):  # /proc may be hidden
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     found = re.search(r"^VmData:\s+(\d+) kB", status, re.MULTILINE)
     if not found:
         return

@@ -27,11 +27,13 @@ ROOT = Path(__file__).resolve().parent.parent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 START_SECONDS = 120.0
-"""A new process answers within this time."""
+"""A new process answers within this time, where nobody says how long it may take."""
 PLAN_SECONDS = 180.0
 """Set-up: importing a framework and compiling."""
 CALL_SECONDS = 60.0
 """One call at the least; more where the caller predicts more."""
+END_SECONDS = 2.0
+"""A process that has closed the pipe through which it answers ends within this time, or is ended."""
 LAST_LINES = 3
 """Of a worker's output, kept with the reason why it gave no answer."""
 LOAD_ATTEMPTS = 2
@@ -97,9 +99,9 @@ class WorkerProcess:
         self._send({"do": do, **values})
 
     def greet(self, seconds: float = START_SECONDS) -> dict[str, Any]:
-        """Wait until it has loaded what it computes with, at most START_SECONDS; its answer. Raises Failure."""
+        """Wait until it has loaded what it computes with; its answer. Raises Failure."""
         if self._greeted is None:
-            self._greeted = self.receive(min(seconds, START_SECONDS))
+            self._greeted = self.receive(seconds)
         return self._greeted
 
     def take_turn(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
@@ -168,7 +170,13 @@ class WorkerProcess:
         self._lines.put(b"")
 
     def _failure(self) -> Failure:
-        code = self._process.wait()
+        """Why there is no answer and none will come."""
+        try:
+            code = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            last = self._said.lines(LAST_LINES, has_ended=False)
+            self.kill()
+            return Failure("CRASHED", " | ".join(["the worker closed its pipe", *last]))
         last = self._said.lines(LAST_LINES, has_ended=True)
         if code == -signal.SIGKILL and machine.oom_kills() > self._oom_kills:
             return Failure("OUT_OF_MEMORY", " | ".join(["the system ended the worker for want of memory", *last]))
@@ -188,7 +196,8 @@ class Pool:
         self.threads = threads
         self.settings = settings or {}
         self._workers: dict[str, WorkerProcess] = {}
-        self._failed_loads: dict[str, list[Failure]] = {}
+        self._failed_loads: dict[tuple[str, str], list[Failure]] = {}
+        """By what was to be loaded, an (op, name)."""
 
     def __enter__(self) -> Pool:
         return self
@@ -207,19 +216,19 @@ class Pool:
         at the next request.
         """
         end = timing.CLOCK() + seconds
-        new = []
+        new: dict[str, str] = {}
         for op, name in pairs:
             if name not in self._workers:
                 self._workers[name] = self._new(op, name)
-                new.append(name)
-        for name in new:
+                new[name] = op
+        for name, op in new.items():
             left = max(end - timing.CLOCK(), 0)
             try:
                 self._workers[name].greet(min(left, each_seconds))
             except Failure as failure:
                 self._workers.pop(name).kill()
                 if failure.status != "TIMEOUT" or left > each_seconds:
-                    self._failed_loads.setdefault(name, []).append(failure)
+                    self._failed_loads.setdefault((op, name), []).append(failure)
             else:
                 self._workers[name].pause()
 
@@ -275,7 +284,7 @@ class Pool:
         One that answers CRASHED has lost its device: whatever it was asked next would fail for the same reason. What
         LOAD_ATTEMPTS workers could not load is not tried again.
         """
-        failed = self._failed_loads.get(name, [])
+        failed = self._failed_loads.get((op, name), [])
         if len(failed) >= LOAD_ATTEMPTS:
             raise failed[-1]
         worker = self._workers.get(name) or self._new(op, name)
@@ -285,7 +294,7 @@ class Pool:
         except BaseException as error:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
             self.replace(name)
             if isinstance(error, Failure) and not worker.has_loaded:
-                self._failed_loads.setdefault(name, []).append(error)
+                self._failed_loads.setdefault((op, name), []).append(error)
             raise
 
     def replace(self, name: str) -> None:

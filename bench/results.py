@@ -121,14 +121,16 @@ class Row:
     gpu: Mapping[str, Any] = field(default_factory=dict)
     """Readings ``before`` and ``after`` the rounds, and the ``dirt`` that was seen: bench.nvml."""
     loops: int | None = None
-    threads: Mapping[str, int] = field(default_factory=dict)
-    """Size of every thread pool in the worker, read back after it was set, and again after timing."""
+    threads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Sizes of every thread pool in the worker: as it was set, after the first timed round, and after the last; 0 where
+    the pool was not there. In older rows the last alone."""
     median_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
     min_s: float | None = None
     stop: str = ""
-    """Why timing ended: precision (the interval is narrow enough), budget, or rounds (the cap on rounds)."""
+    """Why timing ended: precision (the interval is narrow enough), budget, or rounds (their cap, lower for what is much
+    slower than the others); empty where a fault ended it."""
     gflops: float | None = None
     """Useful floating-point operations per second, in 10^9: taps on padding do not count."""
     gbytes_per_s: float | None = None
@@ -263,13 +265,23 @@ def _flat(run: Run, row: Row) -> dict[str, Any]:
     record |= {f"{name}_samples_s": _joined(samples) for name, samples in row.figures.items()}
     for what, looks in (("gpu", row.gpu), ("host", row.host)):
         record |= {f"{what}_{name}": json.dumps(value) for name, value in looks.items()}
-    record["threads"] = " ".join(f"{pool}={count}" for pool, count in row.threads.items())
+    record["threads"] = " ".join(f"{pool}={_sizes(counts)}" for pool, counts in row.threads.items())
     record |= {"run_threads": run.threads, "started": run.started}
     record |= {name: run.machine.get(key, "") for name, key in (("machine", "id"), ("commit", "commit"))}
     del record["speedups"]
     for name, interval in row.speedups.items():
         record |= {f"over_{name}_{part}": value for part, value in asdict(interval).items()}
     return record
+
+
+def thread_counts(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """A row's ``threads`` of plain values; of an older row each is one number."""
+    return {pool: tuple(found) if isinstance(found, list | tuple) else (found,) for pool, found in record.items()}
+
+
+def _sizes(counts: tuple[int, ...]) -> str:
+    """``2``, or ``2/2/1`` where they differ."""
+    return "/".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
 
 
 def _joined(samples: Iterable[float]) -> str:

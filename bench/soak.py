@@ -35,8 +35,12 @@ from bench.suites import Suite
 from impls import parse_case
 
 CASES = (*(f"dense:4x8,u{units}" for units in range(1, 5)), "maxpool2d:2x8x8x2,pool2x2")
-IMPLEMENTATION = "numpy"
-OPTIONS = ("--impl", IMPLEMENTATION, "--competitor", "none", "--threads", "1", "--budget", "0.1")
+IMPLEMENTATIONS = ("numpy", "numba_jit")
+"""Two: a case's rows are together or not there, and one worker may be killed while the other goes on."""
+OPTIONS = (
+    *(word for name in IMPLEMENTATIONS for word in ("--impl", name)),
+    *("--competitor", "none", "--threads", "1", "--budget", "0.1"),
+)
 LONGEST_WAIT_S = 4.0
 """A fault comes at any time up to this; a run of CASES takes about as long."""
 END_S = 120.0
@@ -79,7 +83,7 @@ def soak(
 def wanted() -> tuple[Job, ...]:
     """The jobs of a run."""
     cases = Suite("cases", tuple(map(parse_case, CASES)))
-    return jobs(cases, Selection(implementations=(IMPLEMENTATION,), competitors=("none",)))
+    return jobs(cases, Selection(implementations=IMPLEMENTATIONS, competitors=("none",)))
 
 
 def key(row: Row) -> Key:

@@ -16,12 +16,17 @@ from typing import Any
 
 from bench.ceilings import MachineProfile, is_profile, read_profile
 from bench.lines import row_of, run_of
+from bench.memory import HOT
 from bench.results import TRAINING, Row, Run
 from bench.store import Store
 
 SQLITE = b"SQLite format 3\0"
 MOST_SAMPLES = 1000
 """Of a longer series, as pytest-benchmark makes them of short calls, neighbours are joined into their median."""
+
+
+NO_HARDWARE = ("uuid", "driver_cuda")
+"""What is said of a GPU beside what kind it is."""
 
 
 class SourceError(ValueError):
@@ -40,6 +45,17 @@ class Source:
     def machine(self) -> str:
         """The machine's id; empty where the file does not say."""
         return str(self.run.machine.get("id", ""))
+
+    @property
+    def device(self) -> Mapping[str, Any] | None:
+        """What its GPU is, but not which of several that are alike; None where the file does not say."""
+        found = self.run.machine.get("cuda_device")
+        return None if found is None else {name: value for name, value in found.items() if name not in NO_HARDWARE}
+
+    @property
+    def where(self) -> str:
+        """Machine and GPU in words."""
+        return ", ".join(filter(None, (self.machine or "an unnamed machine", (self.device or {}).get("name"))))
 
 
 def read(name: str, address: str) -> Source:
@@ -68,14 +84,15 @@ def profiles(base: str, new: str) -> tuple[MachineProfile, MachineProfile] | Non
 
 
 def is_one_machine(base: Source, new: Source) -> bool:
-    """Whether two runs are known to be of one machine."""
-    return bool(base.machine) and base.machine == new.machine
+    """Whether two runs are known to be of one machine, and not of different GPUs there."""
+    is_other_device = None not in (base.device, new.device) and base.device != new.device
+    return bool(base.machine) and base.machine == new.machine and not is_other_device
 
 
 def require_one_machine(base: Source, new: Source) -> None:
     """Raises SourceError where two runs are not known to be of one machine."""
     if not is_one_machine(base, new):
-        machines = (f"{each.label}: {each.machine or 'not said'}" for each in (base, new))
+        machines = (f"{each.label}: {each.where}" for each in (base, new))
         raise SourceError(
             f"the machines differ ({', '.join(machines)}): then a change is not the code's alone; compare them all the "
             "same with --across-machines"
@@ -98,6 +115,24 @@ def of_store(address: str, which: str = "") -> Source:
         return Source(f"run {run.id} of {address}", run, tuple(row for _, row in store.rows(run.id)))
     finally:
         store.close()
+
+
+def rows_beside(store: Store, about: Mapping[str, Any], threads: int) -> list[Row]:
+    """The hot rows of the latest run on this machine with so many threads: what its ceilings say something of.
+
+    ``about``: bench.machine.describe(). Raises SourceError where there is none.
+    """
+    fit = [
+        run
+        for run in store.runs()
+        if run.suite != TRAINING and run.machine.get("id") == about["id"] and run.threads == threads
+    ]
+    if not fit:
+        raise SourceError(
+            f"{store.address} holds no run of this machine, {about['id']}, with threads {threads}; make one with: "
+            f"layerbench run --threads {threads}, or give other --threads"
+        )
+    return [row for _, row in store.rows(fit[-1].id) if row.state == HOT]
 
 
 def of_file(path: Path) -> Source:
@@ -162,7 +197,8 @@ def _csv_row(record: Mapping[str, str]) -> Row:
     names = ("op", "direction", "spec", "implementation", "device", "algorithm", "arithmetic", "status", "reason")
     texts: dict[str, Any] = {name: record[name] for name in names}
     samples = tuple(map(float, record["samples_s"].split()))
-    return Row(**texts, competitor=record["competitor"] == "True", samples_s=samples)
+    is_competitor, state = record["competitor"] == "True", record.get("state") or HOT
+    return Row(**texts, competitor=is_competitor, state=state, samples_s=samples)
 
 
 def _of_pytest_benchmark(label: str, text: str) -> Source:

@@ -8,13 +8,13 @@ in common (machine, versions, threads, commit, seed, options) is stored once, in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from bench.results import TRAINING, Interval, Row, Run, Training
+from bench.results import TRAINING, Interval, Row, Run, Training, thread_counts
 
 _METADATA = sa.MetaData()
 
@@ -31,6 +31,9 @@ _RUNS = sa.Table(
     sa.Column("options", sa.JSON),
 )
 
+_LENGTHS = {"op": 32, "spec": 255, "direction": 32, "implementation": 128, "state": 32}
+"""Characters of what a row of a run is known by: MySQL and SQL Server take no text of any length into an index."""
+
 _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
     "str": sa.Text,
     "int": sa.BigInteger,
@@ -41,22 +44,32 @@ _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
 }
 
 
-def _table(name: str, record: type[Any], *constraints: sa.UniqueConstraint) -> sa.Table:
-    """A table with a column for each field of a record; what is not one value is JSON."""
+def _kind(field: Field[Any], lengths: Mapping[str, int]) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
+    """The type of a field's column."""
+    return sa.String(lengths[field.name]) if field.name in lengths else _KINDS.get(str(field.type), sa.JSON)
+
+
+def _table(
+    name: str, record: type[Any], *constraints: sa.UniqueConstraint, lengths: Mapping[str, int] | None = None
+) -> sa.Table:
+    """A table with a column for each field of a record; what is not one value is JSON.
+
+    ``lengths``: the most characters of texts that are in a constraint.
+    """
     return sa.Table(
         name,
         _METADATA,
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
-        *(sa.Column(f.name, _KINDS.get(str(f.type), sa.JSON), nullable="None" in str(f.type)) for f in fields(record)),
+        *(sa.Column(f.name, _kind(f, lengths or {}), nullable="None" in str(f.type)) for f in fields(record)),
         *constraints,
     )
 
 
-ONCE = ("op", "spec", "direction", "implementation", "state")
+ONCE = tuple(_LENGTHS)
 """What a row of a run is known by. Stores that were made before this was enforced are not changed."""
 
-_ROWS = _table("measurements", Row, sa.UniqueConstraint("run_id", *ONCE))
+_ROWS = _table("measurements", Row, sa.UniqueConstraint("run_id", *ONCE), lengths=_LENGTHS)
 _TRAININGS = _table("trainings", Training)
 
 
@@ -98,6 +111,10 @@ class Store:
         values = {name: value for name, value in asdict(run).items() if name != "id"}
         result = self._write(_RUNS.insert().values(**values))
         return Run(**values, id=int(result))
+
+    def set_machine(self, run: Run) -> None:
+        """Store what is known by now of the machine of a run that has begun. Raises StoreError."""
+        self._write(_RUNS.update().where(_RUNS.c.id == run.id).values(machine=dict(run.machine)))
 
     def add(self, run: Run, *rows: Row) -> None:
         """Append these rows in one transaction. Raises StoreError, also where one of them is there already."""
@@ -157,13 +174,15 @@ class Store:
                         kind = column.type.compile(self._engine.dialect)
                         connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
-    def _write(self, statement: sa.Insert) -> int:
+    def _write(self, statement: sa.Insert | sa.Update) -> int:
+        """The key of the row that it inserted; 0 where there is no one key."""
         try:
             with self._engine.begin() as connection:
-                key = connection.execute(statement).inserted_primary_key
+                done = connection.execute(statement)
         except sa.exc.SQLAlchemyError as error:
             raise self._problem("written", error) from error
-        return int(key[0]) if key and key[0] else 0  # several rows have no one key
+        key = done.inserted_primary_key if statement.is_insert else None
+        return int(key[0]) if key and key[0] else 0
 
     def _read(self, statement: sa.Select[Any]) -> list[dict[str, Any]]:
         try:
@@ -195,6 +214,7 @@ def _row(record: Mapping[str, Any]) -> Row:
     for name in ("samples_s", "aside_s"):
         values[name] = tuple(values.get(name, ()))
     values["figures"] = {name: tuple(samples) for name, samples in values.get("figures", {}).items()}
+    values["threads"] = thread_counts(values.get("threads", {}))
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)
 

@@ -210,11 +210,15 @@ class Worker(Responder):
             "differs": self._differing(watched, results),
         }
 
+    def do_threads(self) -> Answer:
+        """The thread pools that are in force now."""
+        return {"threads": process.threads_of(type(self._plan))}
+
     def do_inspect(self) -> Answer:
         """After timing: whether anything was changed that is not an output, and whether memory leaked."""
         grown = self.readings[-1][1] - self.readings[0][1] if self.readings else None
         found = {"side_effect": self._side_effect(self.bound), "leak": self._leak(), "grown_bytes": grown}
-        return found | {"threads": process.threads_of(type(self._plan))}
+        return found | self.do_threads()
 
     def do_release(self) -> Answer:
         """Drop the plan and all arrays: a worker that waits for its next case holds no memory."""

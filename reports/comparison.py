@@ -9,18 +9,19 @@ from typing import Any
 import pandas as pd
 
 from bench.compare import ABSOLUTE, FASTER, SLOWER, VERDICTS, Comparison, Outcome
+from bench.memory import HOT
 from bench.results import Run
 from bench.sources import Source, is_one_machine
 from bench.statistics import LEVEL, POWER, detectable
 from reports.formats import MISSING, Line, Report, Section, Table, number
 
-CHANGES = ("cpu", "os", "python", "keras_backend")
+CHANGES = ("cpu", "os", "gpu_driver", "python", "keras_backend")
 """Of a machine's description, what is said where it is not the same."""
 
 
 def report(base: Source, new: Source, outcome: Outcome, margin: float) -> Report:
     """Everything about one comparison; the frame for CSV has a line for each case and implementation."""
-    where = "" if is_one_machine(base, new) else f" · ACROSS MACHINES, {_machine(base)} and {_machine(new)}"
+    where = "" if is_one_machine(base, new) else f" · ACROSS MACHINES, {base.where} and {new.where}"
     tables = (summary(outcome, where), cases(outcome, margin, where), lost(outcome, where))
     frame = tables[1].frame
     return Report(heading(base, new, outcome), tuple(table for table in tables if table.sections), frame)
@@ -34,7 +35,7 @@ def heading(base: Source, new: Source, outcome: Outcome) -> tuple[tuple[str, str
     lines = (
         ("base", _described(base)),
         ("new", _described(new)),
-        ("machines", "" if is_one_machine(base, new) else f"{_machine(base)} and {_machine(new)}: DIFFERENT"),
+        ("machines", "" if is_one_machine(base, new) else f"{base.where} and {new.where}: DIFFERENT"),
         ("differs", "; ".join(_differences(base.run, new.run))),
         ("times", ", ".join([*relative, *([f"{absolute} as measured"] if absolute else [])])),
         (
@@ -98,7 +99,7 @@ def _line(each: Comparison) -> Line:
     ratio = each.ratio
     interval = f"{_percent(ratio.low)} to {_percent(ratio.high)}" if ratio.low == ratio.low else MISSING
     cells = (
-        each.case,
+        each.case if each.state == HOT else f"{each.case}, {each.state}",
         each.implementation,
         _percent(ratio.median),
         interval,
@@ -111,7 +112,7 @@ def _line(each: Comparison) -> Line:
 
 def _record(each: Comparison) -> dict[str, Any]:
     ratio = each.ratio
-    names = ("op", "direction", "case", "implementation", "anchor")
+    names = ("op", "direction", "case", "state", "implementation", "anchor")
     return {name: getattr(each, name) for name in names} | {
         "ratio": ratio.median,
         "low": ratio.low,
@@ -127,10 +128,6 @@ def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f}%"
 
 
-def _machine(source: Source) -> str:
-    return source.machine or "an unnamed machine"
-
-
 def _described(source: Source) -> str:
     commit = source.run.machine.get("commit")
     parts = (source.label, f"commit {commit}" if commit else "", source.run.started, source.machine)
@@ -141,6 +138,7 @@ def _differences(base: Run, new: Run) -> Iterable[str]:
     """What else is known to have changed between the runs: a cause that the verdicts cannot tell from the code."""
     pairs: dict[str, tuple[Any, Any]] = {"threads": (base.threads, new.threads)}
     pairs |= {name: (base.machine.get(name), new.machine.get(name)) for name in CHANGES}
+    pairs |= {name: (value, new.options.get(name)) for name, value in base.options.items()}
     versions = base.machine.get("versions", {}), new.machine.get("versions", {})
     if all(versions):
         pairs |= {

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.compare import ABSOLUTE, FASTER, SAME, SLOWER, UNTOLD, compare
 from bench.results import Row, Run, write_csv, write_json
-from bench.sources import MOST_SAMPLES, Source, SourceError, joined, kind_of, read
+from bench.sources import MOST_SAMPLES, Source, SourceError, is_one_machine, joined, kind_of, read, rows_beside
 from bench.store import Store
 from reports.comparison import report
 
@@ -93,6 +93,44 @@ def test_what_has_no_time_any_more_is_worse_and_listed():
     assert (outcome.only_in_base, outcome.only_in_new) == (0, 1)
 
 
+def test_a_new_run_that_lacks_a_case_is_worse_and_one_that_has_more_is_not():
+    few, many = source(row("ours")), source(row("ours"), row("ours", SPECS[1]))
+    assert compare(many, few).is_worse
+    assert not compare(few, many).is_worse
+
+
+def test_only_times_in_the_same_state_of_memory_are_compared_and_relative_to_one_another():
+    hot, cold = ([row("ours", state=state), row("keras", state=state)] for state in ("hot", "cold"))
+    both = compare(source(*hot, *cold), source(*hot, *cold))
+    assert [(each.state, each.anchor) for each in both.comparisons] == [("hot", "keras"), ("cold", "keras")]
+    mixed = compare(source(*hot, cold[0]), source(*hot, cold[0]))
+    assert [each.anchor for each in mixed.comparisons] == ["keras", ABSOLUTE]
+    with pytest.raises(SourceError, match="in the same state of memory"):
+        compare(source(*hot), source(*cold))
+
+
+H100 = {"name": "H100", "uuid": "GPU-1", "multiprocessors": 132}
+
+
+@pytest.mark.parametrize(
+    ("device", "is_one"),
+    [(H100, True), (H100 | {"uuid": "GPU-2"}, True), (H100 | {"name": "A100"}, False), ({}, False)],
+)
+def test_another_kind_of_gpu_is_another_machine(device, is_one):
+    base, new = (
+        source(row("ours"), machine=MACHINE | {"cuda_device": found}, label="a run") for found in (H100, device)
+    )
+    assert is_one_machine(base, new) == is_one
+    assert is_one_machine(base, source(row("ours")))
+    shown = dict(report(base, new, compare(base, new), 0.05).heading)
+    assert shown.get("machines", "") == ("" if is_one else f"box, H100 and {new.where}: DIFFERENT")
+
+
+def test_options_that_differ_are_named():
+    base, new = (source(row("ours"), options={"memory": "hot", "budget_s": s}) for s in (3.0, 1.0))
+    assert dict(report(base, new, compare(base, new), 0.05).heading)["differs"] == "budget_s 3.0 -> 1.0"
+
+
 def test_two_rounds_or_one_show_nothing():
     outcome = compare(source(row("ours", rounds=1)), source(row("ours", seconds=9.0, rounds=1)))
     assert list(verdicts(outcome).values()) == [UNTOLD]
@@ -146,6 +184,8 @@ def test_what_names_no_run_says_which_there_are(store):
 def test_an_export_is_compared_like_the_run_that_it_was_made_of(tmp_path, write, kind):
     path = tmp_path / "rows.txt"
     write(path, RUN, [row("ours"), row("keras")])
+    write(other := tmp_path / "cold.txt", RUN, [row("ours", state="cold")])
+    assert read(str(other), "unused").rows[0].state == "cold"
     found = read(str(path), "unused")
     assert kind_of(path.read_text()) == kind
     assert (found.machine, found.run.threads, found.run.machine["commit"]) == ("box", 2, "abc123456789")
@@ -201,6 +241,18 @@ def test_a_long_series_is_joined_in_its_order_to_as_many_values_as_can_be_resamp
     assert len(series) <= MOST_SAMPLES
     assert list(series) == sorted(series)
     assert series == tuple(range(count)) if count <= MOST_SAMPLES else len(series) > MOST_SAMPLES / 2
+
+
+def test_rows_of_another_machine_of_other_threads_or_with_cold_caches_are_no_points_of_its_roofline(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    hot, fit, cold = row("ours"), row("ours", SPECS[1]), row("ours", state="cold")
+    store.add(store.start(RUN), fit, cold)
+    store.add(store.start(replace(RUN, threads=1)), hot)
+    store.add(store.start(replace(RUN, machine={"id": "barn"})), hot)
+    assert rows_beside(store, {"id": "box"}, 2) == [fit]
+    with pytest.raises(SourceError, match=r"no run of this machine, shed, with threads 2; .* run --threads 2"):
+        rows_beside(store, {"id": "shed"}, 2)
+    store.close()
 
 
 # --- the command ---

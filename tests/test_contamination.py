@@ -1,5 +1,7 @@
 """What else the machine did is read from its files, and decides which rounds count; here both are made up."""
 
+from itertools import pairwise
+
 import pytest
 
 from bench import measure
@@ -61,6 +63,35 @@ def test_a_system_without_such_files_says_nothing(tmp_path):
     assert not watch.is_seeing
     assert not watch.look()
     assert watch.record() == {}
+
+
+def two_looks(seconds, foreign, **own):
+    """Two looks between which others worked for so long, and each of ours as said."""
+    before = Reading(0.0, busy_s=0.0, own_s=dict.fromkeys(own, 0.0))
+    return before, Reading(seconds, busy_s=foreign + sum(own.values()), own_s=own)
+
+
+@pytest.mark.parametrize(("foreign", "is_seen"), [(0.079, False), (0.095, True)])
+def test_an_error_of_a_tick_is_let_pass_of_those_alone_who_worked(foreign, is_seen):
+    """Of thirty workers one measures, and the others are stopped."""
+    idle = {f"idle {i}": 0.0 for i in range(29)}
+    assert bool(dirt(*two_looks(0.5, foreign, worker=0.3, **idle))) == is_seen
+
+
+def test_foreign_work_that_hides_in_the_ticks_of_short_rounds_shows_in_a_window_and_marks_all_of_it():
+    """A fifth of a core in twenty rounds of 20 ms; thirty clean ones follow."""
+    readings = [Reading(0.02 * i, busy_s=0.0041 * min(i, 20), own_s={7: 0.0}) for i in range(51)]
+    assert not any(dirt(*pair) for pair in pairwise(readings))
+    watch = Watch(Script(*readings), frozenset)
+    assert [watch.look() for _ in range(50)] == [*[0] * 9, 10, *[0] * 9, 10, *[0] * 30]
+    assert watch.record()["dirt"][FOREIGN]["rounds"] == 20
+
+
+def test_a_clock_is_held_against_the_highest_of_the_watch_however_slowly_it_falls():
+    speeds = (2000.0, 3000.0, 2700.0, 2450.0, 2390.0)
+    watch = Watch(Script(*(Reading(float(i), mhz=mhz) for i, mhz in enumerate(speeds))), frozenset)
+    assert [watch.look() for _ in speeds[1:]] == [0, 0, 0, 1]
+    assert watch.record()["dirt"][SLOWED]["most"] == pytest.approx(1 - 2390 / 3000)
 
 
 def a_second_later(**values):

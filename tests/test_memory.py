@@ -5,20 +5,20 @@ import mmap
 import numpy as np
 import pytest
 
-from bench import memory
+from bench import caches, memory, memory_limit
 from bench.contamination import Nobody
 from bench.measure import Session
 from impls import parse_case
 
 
 @pytest.mark.parametrize(
-    ("files", "size"), [({0: "32K", 1: "32K", 2: "1024K", 3: "36608K"}, 36608 * 2**10), ({0: "8M"}, 2**23), ({}, 2**25)]
+    ("found", "size"),
+    [((caches.Cache(1, 2**15, 1), caches.Cache(2, 2**23, 4)), 2**25), (caches.ASSUMED, 2**27)],
+    ids=["told", "assumed"],
 )
-def test_the_last_cache_is_the_largest(tmp_path, files, size):
-    for index, text in files.items():
-        (tmp_path / f"index{index}").mkdir()
-        (tmp_path / f"index{index}" / "size").write_text(f"{text}\n")
-    assert memory.last_cache_bytes(tmp_path) == size
+def test_several_times_the_last_cache_is_written(monkeypatch, found, size):
+    monkeypatch.setattr(caches, "read", lambda: found)
+    assert memory.flush_bytes() == size
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,15 @@ def test_touching_new_pages_is_counted_per_call():
     assert minor >= 0.5
     assert major >= 0
     assert memory.faults_per_call(None, None, calls=1) is None
+
+
+def test_where_the_system_hides_what_a_process_has_taken_nothing_is_limited(monkeypatch):
+    def refuse(*unused, **options):
+        raise PermissionError
+
+    monkeypatch.setattr(memory_limit.Path, "read_text", refuse)
+    monkeypatch.setattr(memory_limit.machine, "free_memory", lambda: pytest.fail("it was limited"))
+    memory_limit.limit_memory()
 
 
 @pytest.mark.parametrize("state", ["cold", "cold-weights"])

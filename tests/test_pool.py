@@ -119,6 +119,32 @@ def test_what_cannot_be_loaded_says_so_and_is_not_tried_at_every_case(tmp_path, 
         assert len(started) == LOAD_ATTEMPTS
 
 
+def test_what_cannot_be_loaded_for_one_operation_is_tried_for_another(tmp_path, monkeypatch):
+    """Two packages may have given the same name to different things."""
+    from tests.plugins import install
+
+    (tmp_path / "fake_unloadable.py").write_text("import os; os._exit(4)")
+    (tmp_path / "fake_loadable.py").write_text(SOURCE.format(body=""))
+    modules = {"conv2d.fake_twin": "fake_unloadable:IMPL", "dense.fake_twin": "fake_loadable:IMPL"}
+    install(tmp_path, modules, monkeypatch)
+    with Pool(threads=1) as made:
+        for _ in range(LOAD_ATTEMPTS):
+            with pytest.raises(Failure):
+                made.ask("conv2d", "fake_twin", "release", 60)
+        assert made.ask("dense", "fake_twin", "release", 60) == {}
+
+
+def test_a_new_worker_may_take_as_long_as_it_is_given(monkeypatch):
+    """More than START_SECONDS too: whoever asks has been told how long by --setup-limit."""
+    from bench import pool
+
+    waited = []
+    monkeypatch.setattr(pool.WorkerProcess, "receive", lambda self, seconds: waited.append(seconds) or {})
+    with Pool(threads=1) as made:
+        made.start([("dense", "numpy")], each_seconds=3 * pool.START_SECONDS)
+    assert waited == [3 * pool.START_SECONDS]
+
+
 @pytest.mark.parametrize(("kills", "status"), [((3, 3), "CRASHED"), ((3, 4), "OUT_OF_MEMORY")])
 def test_a_worker_that_the_system_ended_for_want_of_memory_is_told_from_one_that_was_killed(monkeypatch, kills, status):
     counts = iter(kills)

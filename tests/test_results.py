@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import mssql, mysql
 
 from bench.results import Interval, Row, Run, write_csv, write_json
-from bench.store import Store, StoreError
+from bench.store import _METADATA, Store, StoreError
 
 RUN = Run("layerbench run", "quick", seed=0, threads=2, started="2026-01-01T00:00:00+00:00", machine={"cpu": "x"})
 ROW = Row(
@@ -30,6 +31,7 @@ ROW = Row(
     gpu={"before": {"sm_mhz": 1980.0}, "dirt": ["throttled: power cap"]},
     dirty_samples=1,
     aside_s=(0.4,),
+    threads={"numba": (2, 2, 2), "openblas": (2, 1, 1)},
     host={"before": {"load": 0.5}, "dirt": {"periods throttled by the control group": {"rounds": 1, "most": 2.0}}},
 )
 
@@ -57,14 +59,24 @@ def test_a_store_made_before_a_field_existed_is_read_and_written(tmp_path):
         for name in ("figures", "gpu", "clocks", "dirty_samples"):
             old.execute(f"ALTER TABLE measurements DROP COLUMN {name}")
         old.execute("ALTER TABLE runs DROP COLUMN options")
+        old.execute("""UPDATE measurements SET threads = '{"numba": 2}'""")
     old.close()
     again = Store(tmp_path / "a.sqlite")
     again.add(run, later)
     before, after = (row for _, row in again.rows(run.id))
-    assert before == replace(ROW, figures={}, gpu={}, dirty_samples=None)
+    assert before == replace(ROW, figures={}, gpu={}, dirty_samples=None, threads={"numba": (2,)})
     assert after == later
     assert again.run() == run
     again.close()
+
+
+def test_what_is_learned_of_the_machine_later_replaces_what_its_run_knew_and_no_other_s(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    first, second = store.start(RUN), store.start(RUN)
+    later = replace(first, machine={"cpu": "x", "ceilings": [{"samples": [1.0, 2.0]}]})
+    store.set_machine(later)
+    assert store.runs() == (later, second)
+    store.close()
 
 
 def test_rows_of_another_run_are_not_returned(tmp_path):
@@ -150,6 +162,17 @@ def test_a_row_is_there_once_and_what_was_to_come_with_it_is_not_there_at_all(fa
     assert store.rows(run.id) == ((run.id, ROW),)
 
 
+@pytest.mark.parametrize(("dialect", "most", "width"), [(mysql, 3072, 4), (mssql, 1700, 1)])
+def test_what_a_row_is_known_by_fits_into_an_index_of_every_database(dialect, most, width):
+    """Bytes of a key, and of a character, in MySQL's utf8mb4 and SQL Server's VARCHAR; a TEXT fits into none."""
+    table = _METADATA.tables["measurements"]
+    (key,) = (c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
+    texts = [column for column in key.columns if column.name != "run_id"]
+    compiled = [column.type.compile(dialect.dialect()) for column in texts]
+    assert all(text.startswith("VARCHAR(") for text in compiled)
+    assert 4 + width * sum(column.type.length for column in texts) <= most
+
+
 def test_a_damaged_store_is_refused_before_anything_is_written(failing_store, tmp_path):
     store, run, _ = failing_store
     store.add(run, *(replace(ROW, spec=str(i)) for i in range(50)))
@@ -181,5 +204,6 @@ def test_exports_hold_the_same_rows(tmp_path):
     assert document["rows"][0]["speedups"] == {"keras": {"median": 2.0, "low": 1.9, "high": 2.1}}
     assert document["run"]["suite"] == "quick"
     assert line["samples_s"] == "0.1 0.2"
+    assert line["threads"] == "numba=2 openblas=2/1/1"
     assert float(line["over_keras_median"]) == 2.0
     assert line["status"] == "OK"

@@ -92,6 +92,8 @@ ZOO = {
         "needs_too_much_scratch": Fate("OUT_OF_MEMORY", "GB of scratch"),
         "floods_the_output": Fate("CRASHED", "exit status 9 | all work and no play"),
         "answers_for_the_worker": Fate("ERROR", "cannot be read: b'not an answer"),
+        "closes_the_pipe": Fate("CRASHED", "closed its pipe | nobody listens"),
+        "closes_the_pipe_when_timed": Fate("CRASHED", "closed its pipe | nobody listens"),
         "leaks_memory": Fate("LEAK", "bytes a call over"),
         "sets_numpys_seed": Fate("SIDE_EFFECT", "changed NumPy's random state"),
         "draws_a_random_number": Fate("SIDE_EFFECT", "changed Python's random state"),

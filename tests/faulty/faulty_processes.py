@@ -144,6 +144,22 @@ class AnswersForTheWorker(Right):
                 os.write(number, b"not an answer\n")
 
 
+class ClosesThePipe(Right):
+    """And works on: nobody will hear of it."""
+
+    def forward(self, x, w, b, out):
+        print("nobody listens", flush=True)
+        for number in range(3, 64):
+            with contextlib.suppress(OSError):
+                os.close(number)
+        time.sleep(3600)
+
+
+class ClosesThePipeWhenTimed(Later):
+    def go_wrong(self):
+        ClosesThePipe.forward(self, None, None, None, None)
+
+
 class LeaksMemory(Right):
     kept = ()
 
@@ -239,6 +255,8 @@ KINDS = {
     "needs_too_much_scratch": NeedsTooMuchScratch,
     "floods_the_output": FloodsTheOutput,
     "answers_for_the_worker": AnswersForTheWorker,
+    "closes_the_pipe": ClosesThePipe,
+    "closes_the_pipe_when_timed": ClosesThePipeWhenTimed,
     "leaks_memory": LeaksMemory,
     "sets_numpys_seed": SetsNumpysSeed,
     "draws_a_random_number": DrawsARandomNumber,
