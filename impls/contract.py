@@ -172,7 +172,8 @@ class Implementation:
     (spec, direction). ``why_not(spec, direction)`` gives the reason why a problem cannot be computed, or None; it is
     asked only about directions that the plan offers. ``requires`` gives the reason why nothing works (a missing
     library), or None. ``competitor`` marks what is not ours: its errors are reported, not judged. ``repeatable`` says
-    that the same input gives the same bits. ``op`` and ``name`` are filled in by the registry.
+    that the same input gives the same bits. ``alone``: it changes its process for good, and needs one of its own.
+    ``op`` and ``name`` are filled in by the registry.
     """
 
     plan_type: type[Plan]
@@ -182,6 +183,7 @@ class Implementation:
     requires: Callable[[], str | None] = lambda: None
     competitor: bool = False
     repeatable: bool = True
+    alone: bool = False
     note: str = ""
     op: str = ""
     name: str = ""
