@@ -14,8 +14,8 @@ from bench.statistics import geometric_mean
 from reports.formats import Line, Section, Table, ratio, with_interval
 from reports.frames import blocks, latest, timed
 
-WORST = 12
-"""Cases that are listed."""
+WORST = 5
+"""Cases of a direction that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +61,34 @@ def best_of_each(rows: Iterable[Row], where: str = "") -> Table:
     records = [_record(op, direction, found) for (op, direction), found in by_direction.items()]
     return Table(
         f"Best of ours beside the best competitor{where}",
-        ("", "cases", "speed-up", "lowest", "where", "slower", "best of ours", "best competitor"),
+        ("", "cases", "speed-up", "lowest", "slower"),
         (Section("", tuple(map(_line, records))),) if records else (),
         pd.DataFrame.from_records(records),
-        left=("", "where", "best of ours", "best competitor"),
+        left=("",),
         notes=(
             "speed-up: time of the case's best competitor / time of the fastest of ours, in the same rounds and on one "
             "device; geometric mean over the cases (95 % bootstrap interval)",
-            "slower: cases in which the best of ours took longer. best of: in how many cases",
+            "lowest: in the worst case. slower: cases in which the best of ours took longer",
         ),
     )
 
 
 def worst_cases(rows: Iterable[Row], where: str = "") -> Table:
-    """The cases in which the best of ours is furthest behind the best competitor."""
-    worst = sorted(meetings(rows), key=lambda meeting: meeting.speedup.median)[:WORST]
-    shown = tuple(Line((m.direction, f"{m.op}:{m.case}", m.ours, m.theirs, _interval(m.speedup))) for m in worst)
+    """Per op and direction the cases in which the best of ours is furthest behind the best competitor."""
+    worst = sorted(meetings(rows), key=lambda meeting: meeting.speedup.median)
+    by_direction: dict[str, list[Meeting]] = defaultdict(list)
+    for meeting in worst:
+        by_direction[f"{meeting.op} {meeting.direction}"].append(meeting)
+    sections = (
+        Section(title, tuple(Line((m.case, m.ours, m.theirs, _interval(m.speedup))) for m in found[:WORST]))
+        for title, found in by_direction.items()
+    )
     return Table(
         f"Worst cases of ours{where}",
-        ("direction", "case", "best of ours", "best competitor", "speed-up"),
-        (Section("", shown),) if shown else (),
+        ("case", "best of ours", "best competitor", "speed-up"),
+        tuple(sections),
         pd.DataFrame.from_records([_of(m) for m in worst]),
-        left=("direction", "case", "best of ours", "best competitor"),
+        left=("case", "best of ours", "best competitor"),
     )
 
 
@@ -123,10 +129,7 @@ def _line(record: dict[str, Any]) -> Line:
             str(record["cases"]),
             _interval(mean),
             ratio(record["lowest"]),
-            record["where"],
             str(record["slower"]),
-            record["ours"],
-            record["theirs"],
         )
     )
 
