@@ -27,6 +27,7 @@ from reports.frames import (
     measurements,
     timed,
 )
+from reports.starting import starting
 from reports.verdicts import verdicts
 
 MARK = " †"
@@ -107,6 +108,7 @@ def report(run: Run, rows: Iterable[Row], pivoted: bool = False, with_published:
         best_of_each(rows, _where(run)),
         worst_cases(rows, _where(run)),
         means(run, rows),
+        starting(rows, _where(run)),
         best(run, rows),
         body,
         on_devices(run, rows),
