@@ -306,7 +306,7 @@ def bound_table(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Table:
             "least time: every array moved once, or every operation done in its arithmetic, at the best rate measured",
             "mean: geometric, of least time / time over the cases in which that ceiling binds",
             "time: of the kernels where known, with flushed caches where memory binds",
-            "above 1: of memory, what caches hold; of operations, an algorithm with fewer, or one faster than cuBLAS (TF32)",
+            "above 1: of memory, what caches hold; of operations, an algorithm with fewer, or beating cuBLAS in TF32",
         ),
     )
 

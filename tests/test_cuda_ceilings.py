@@ -1,4 +1,4 @@
-"""What a CUDA device does at most is asked of it as it should be: in Numba's simulator, and of a stand-in for cuBLAS."""
+"""What a CUDA device does at most is asked of it as it should be: in Numba's simulator, and of a cuBLAS stand-in."""
 
 import json
 import os
