@@ -123,7 +123,7 @@ def memory(sizes: Sizes) -> Figures:
     free = devices.CUDA.free_bytes()
     wanted = max(sizes.memory_bytes, MEMORY_CACHES * cached)
     size = _Passes(sizes, min(wanted, free // FREE_PARTS) if free else wanted)
-    source, target = size.array(), cuda.device_array(size.count, np.float32)
+    source, target = size.array(), cuda.device_array((size.count,), np.float32)
     yield size.rate(DEVICE_COPY, COPY, lambda: target.copy_to_device(source), MEMORY, cached)
     yield size.rate(f"device {READ}", READ, size.reading(source), MEMORY, cached)
     yield size.rate(f"device {WRITE}", WRITE, size.writing(target), MEMORY, cached)
@@ -143,7 +143,7 @@ def cache(sizes: Sizes) -> Figures:
     yield half.rate(f"{WRITE}, {HALF:g} x L2", WRITE, half.writing(half.array()), level)
     each = _Passes(sizes, int(HALF * size_of_cache) // 2, sizes.passed_bytes // 2)
     level = L2 if 2 * each.bytes <= INSIDE * size_of_cache else ""
-    target = cuda.device_array(each.count, np.float32)
+    target = cuda.device_array((each.count,), np.float32)
     yield each.rate(f"{COPY}, {HALF:g} x L2", COPY, each.copying(each.array(), target), level)
 
 

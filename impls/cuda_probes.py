@@ -1,5 +1,4 @@
-"""Kernels that only load a CUDA device: its multiply-adds, its memories, its launches. What is measured by them is said
-in bench.cuda_ceilings.
+"""Kernels that only load a CUDA device: its multiply-adds, its memories, its launches. bench.cuda_ceilings times them.
 
 Memory is gone through in pieces of SPAN values by as many blocks as the device holds at a time, and from one pass to
 the next every block takes another one's pieces: those it read last are in the cache of its own multiprocessor, which no

@@ -45,6 +45,9 @@ TENSOR_CORES = 80
 ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 """What cuBLAS scales products, and what was there before, with; it reads them through their addresses."""
 
+CUDA_R_16BF = 14
+"""bfloat16 among the types of cuBLAS (cudaDataType of its library_types.h), which CuPy takes and has no name for."""
+
 COLUMN_MAJOR, TRANSPOSED = 0, 1
 """CUBLAS_OP_N and CUBLAS_OP_T."""
 
@@ -186,9 +189,8 @@ def gemm(a: Any, b: Any, out: Any, add: bool, arithmetic: str) -> None:
     ``out`` has contiguous rows; the factors have contiguous rows or columns. cuBLAS takes column-major matrices, and
     out read so is its own transpose: b^T @ a^T. Factors in bfloat16 are arrays of uint16 with its bits.
     """
-    blas, runtime = cublas(), load("cupy.cuda.runtime")
-    real = runtime.CUDA_R_32F
-    factor = runtime.CUDA_R_16BF if arithmetic == BFLOAT16 else real
+    blas, real = cublas(), load("cupy.cuda.runtime").CUDA_R_32F
+    factor = CUDA_R_16BF if arithmetic == BFLOAT16 else real
     compute = blas.CUBLAS_COMPUTE_32F_FAST_TF32 if arithmetic == TF32 else blas.CUBLAS_COMPUTE_32F
     (b_order, b_leading, b_step), (a_order, a_leading, a_step) = layout(b), layout(a)
     out_order, out_leading, out_step = layout(out)

@@ -178,7 +178,7 @@ def blas(monkeypatch):
         ),
         "cupy_backends.cuda.libs": SimpleNamespace(cublas=found),
         "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: 1),
-        "cupy.cuda.runtime": SimpleNamespace(CUDA_R_32F=0, CUDA_R_16BF=14),
+        "cupy.cuda.runtime": SimpleNamespace(CUDA_R_32F=0),
     }
     monkeypatch.setattr(cupy_setup, "load", modules.__getitem__)
     monkeypatch.setattr(cupy_setup, "missing", lambda: None)
