@@ -34,6 +34,8 @@ FLOAT32 = "float32"
 FLOAT64 = "float64"
 TF32 = "TF32"
 """float32 numbers whose factors a tensor core cuts to 11 bits; sums in float32."""
+BFLOAT16 = "bfloat16"
+"""Factors of 8 bits with float32's exponent; sums in float32."""
 
 
 class Unavailable(RuntimeError):
