@@ -75,9 +75,12 @@ def _done(rows: Sequence[Training]) -> int:
 
 def _figures(rows: Sequence[Training]) -> str:
     """For each contestant the last turn's seconds, loss and share of right answers, or what became of it."""
-    return "; ".join(
-        f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, {row.accuracies[-1]:.1%} right"
-        if row.status == "OK"
-        else f"{row.contestant} {row.status.lower()}"
-        for row in rows
-    )
+    return "; ".join(map(_of_contestant, rows))
+
+
+def _of_contestant(row: Training) -> str:
+    if row.status != "OK":
+        return f"{row.contestant} {row.status.lower()}"
+    right = row.accuracies[-1]
+    figures = f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}"
+    return figures if right is None else f"{figures}, {right:.1%} right"

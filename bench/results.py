@@ -161,7 +161,8 @@ class Training:
     """Of each turn."""
     losses: tuple[float, ...] = ()
     """Mean over each turn while the weights moved, with dropout."""
-    accuracies: tuple[float, ...] = ()
+    accuracies: tuple[float | None, ...] = ()
+    """The same; None of a training on numbers, which are not right or wrong."""
     test_accuracy: float | None = None
     test_loss: float | None = None
     test_samples: int | None = None
