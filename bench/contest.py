@@ -40,6 +40,9 @@ TURN_SECONDS = 600.0
 """A turn at the least; more where the first step tells of a longer one."""
 TURN_FACTOR = 10.0
 
+FEW = 8
+"""Parameters up to which a network's are kept in its row."""
+
 PUBLISHED_BETA_2 = 0.9
 PUBLISHED_SETTINGS = {"TF_DETERMINISTIC_OPS": "1"}
 """What the paper's Keras was run with, on one thread."""
@@ -199,7 +202,7 @@ class Contest:
             if progress:
                 progress([runner.row for runner in runners], turn)
         for runner in runners:
-            self._judge(runner, split.y_test, experiment.loss)
+            self._judge(runner, split.y_test, experiment.loss, network)
         return [runner.row for runner in runners]
 
     def learned(self) -> Iterator[Learned]:
@@ -208,8 +211,7 @@ class Contest:
         for runner in self._runners:
             if self._data and runner.answers is not None and self._asked_for(runner, "weights", path):
                 split, network = self._data
-                with np.load(path, allow_pickle=False) as stored:
-                    network.load_weights(dict(stored))
+                _fill(network, path)
                 yield Learned(runner.row, split, runner.answers, network)
 
     def _share(self, split: datasets.Split, targets: Array, network: Network) -> None:
@@ -281,18 +283,29 @@ class Contest:
                 peak_bytes=answer["peak_bytes"],
             )
 
-    def _judge(self, runner: _Runner, y: Array, loss: str) -> None:
+    def _judge(self, runner: _Runner, y: Array, loss: str, network: Network) -> None:
         path = self._folder / "answers.npy"
         if not runner.is_running or not self._asked_for(runner, "answer", path):
             return
         runner.answers = np.load(path)
         accuracy, value = judged(runner.answers, y, loss)
         runner.row = replace(runner.row, test_accuracy=accuracy, test_loss=value, test_samples=len(y))
+        weights = self._folder / "trained.npz"
+        if sum(step.parameters for step in network.steps) <= FEW and self._asked_for(runner, "weights", weights):
+            _fill(network, weights)
+            kept = np.concatenate([parameter.of(network.weights).ravel() for parameter in network.parameters])
+            runner.row = replace(runner.row, parameters=tuple(kept.tolist()))
 
     def _asked_for(self, runner: _Runner, do: str, path: Path) -> bool:
         """Whether the contestant has written what was asked for."""
         self._ask(runner, do, TURN_SECONDS + TURN_FACTOR * sum(runner.row.seconds), path=str(path))
         return runner.is_running
+
+
+def _fill(network: Network, path: Path) -> None:
+    """Give a network the weights that a contestant has written."""
+    with np.load(path, allow_pickle=False) as stored:
+        network.load_weights(dict(stored))
 
 
 def judged(answers: Array, y: Array, loss: str = OF_CLASSES) -> tuple[float | None, float]:
@@ -340,6 +353,7 @@ def _row(experiment: Experiment, repetition: int, entrant: Entrant) -> Training:
         competitor=entrant.kind != OURS,
         status="OK",
         batches=experiment.batches,
+        batch=None if experiment.batches else experiment.batch,
         learning_rate=described(experiment.optimizer)["learning_rate"],
         threads=entrant.threads,
     )

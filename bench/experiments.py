@@ -187,12 +187,11 @@ def last_layer(loss: str, classes: int) -> Dense:
     return Dense(units, activation)
 
 
-def targets(loss: str, y: npt.NDArray[Any], classes: int) -> Array:
-    """What a network should answer, (n, units): one-hot labels, or y itself as a column."""
+def targets(loss: str, y: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
+    """What a network should answer, (n, units) in float32: one-hot labels, or y itself as a column."""
     if loss == OF_CLASSES:
-        return np.eye(classes, dtype=np.float32)[y]
-    numbers: Array = y.reshape(-1, 1).astype(np.float32)
-    return numbers
+        y = np.eye(classes, dtype=np.float32)[y]
+    return y.reshape(len(y), -1).astype(np.float32, copy=False)
 
 
 def to_plain(settings: Settings) -> dict[str, Any]:

@@ -149,6 +149,8 @@ class Training:
     reason: str = ""
     batches: int | None = None
     """In an epoch, of sizes that differ by one at most; None where the plan has a batch's size in place of it."""
+    batch: int | None = None
+    """Samples in a batch; None where ``batches`` says how many there are."""
     learning_rate: float | None = None
     threads: int | None = None
     setup_s: float | None = None
@@ -166,6 +168,8 @@ class Training:
     test_accuracy: float | None = None
     test_loss: float | None = None
     test_samples: int | None = None
+    parameters: tuple[float, ...] = ()
+    """All weights and biases in the order of the layers, of a network of few; empty for any other."""
     peak_bytes: int | None = None
     """Largest resident memory of the process so far."""
 

@@ -24,7 +24,8 @@ PICTURE_CHANNELS = (1, 3)
 def write_curves(folder: Path, rows: Iterable[Training]) -> tuple[Path, ...]:
     """Loss and accuracy of every experiment by epoch or step, all contestants and repetitions in one figure each.
 
-    Numbers have no accuracy. The test data's figures stand after the last turn. What ended before its second turn has no curve.
+    Numbers have no accuracy. The test data's figures stand after the last turn. What ended before its second turn has
+    no curve.
     """
     figures = {}
     with_curves = sorted((row for row in rows if len(row.seconds) > 1), key=_experiment)
