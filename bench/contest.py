@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -270,9 +270,9 @@ class Contest:
             runner.row = replace(runner.row, **answer)
 
     def _train(self, runner: _Runner, turn: Turn) -> None:
-        row, count = runner.row, turn.last - turn.first
+        row, count = runner.row, turn.epochs * (turn.last - turn.first)
         limit = TURN_SECONDS + TURN_FACTOR * count * (row.first_step_s or 0.0)
-        answer = self._ask(runner, "train", limit, epoch=turn.epoch, first=turn.first, last=turn.last)
+        answer = self._ask(runner, "train", limit, **asdict(turn))
         if answer:
             runner.row = replace(
                 row,
@@ -354,6 +354,7 @@ def _row(experiment: Experiment, repetition: int, entrant: Entrant) -> Training:
         status="OK",
         batches=experiment.batches,
         batch=None if experiment.batches else experiment.batch,
+        turn_epochs=experiment.turn_epochs,
         learning_rate=described(experiment.optimizer)["learning_rate"],
         threads=entrant.threads,
     )

@@ -168,9 +168,10 @@ class Contestant(Responder):
         trainee.restart(self.initial)
         return {"setup_s": setup, "first_step_s": first_step}
 
-    def do_train(self, epoch: int, first: int, last: int) -> Answer:
-        """Train on the batches first, ..., last - 1 of an epoch; loss and accuracy are means while the weights move."""
-        trainee, parts = self._trainee, self._parts(epoch)[first:last]
+    def do_train(self, epoch: int, first: int, last: int, epochs: int = 1) -> Answer:
+        """Train on the batches of a Turn; loss and accuracy are means while the weights move."""
+        trainee = self._trainee
+        parts = [part for each in range(epoch, epoch + epochs) for part in self._parts(each)[first:last]]
         found: list[Means] = []
         try:
             seconds = timing.sample([lambda: found.append(trainee.train(parts))], _done, 1, warm=False).host

@@ -42,11 +42,12 @@ OF_CLASSES, OF_TWO, OF_NUMBERS = "categorical_crossentropy", "binary_crossentrop
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What is timed as one: the batches first, ..., last - 1 of an epoch."""
+    """What is timed as one: the batches first, ..., last - 1 of an epoch, and of those after it in ``epochs``."""
 
     epoch: int
     first: int
     last: int
+    epochs: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,8 @@ class Experiment:
     """A network, its data, and how it is trained; ``id``: the published number, a preset's or the data set's name.
 
     ``batches`` (a number per epoch, sizes differing by one at most) goes before ``batch``. With ``steps`` training
-    ends after so many, and each is timed by itself. ``sampling`` is that of Settings. Without ``initializer`` every
-    layer has its activation's own.
+    ends after so many, and each is timed by itself. ``turn_epochs`` are timed as one, where an epoch takes less time
+    than a turn's beginning. ``sampling`` is that of Settings. Without ``initializer`` every layer has its activation's.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Experiment:
     batch: int = 32
     batches: int | None = None
     steps: int | None = None
+    turn_epochs: int = 1
     loss: str = OF_CLASSES
     optimizer: Optimizer = field(default_factory=Adam)
     sampling: str = PERMUTATION
@@ -78,13 +80,17 @@ class Experiment:
         """How it is trained, in words; of what goes without saying, Adam's defaults first of all, nothing."""
         size = f"{self.batches} batches" if self.batches else f"batches of {self.batch}"
         parts = [
-            f"{self.steps} steps" if self.steps else f"{self.epochs} epochs",
+            f"{self.steps} steps" if self.steps else f"{self.epochs} epochs{self._in_turns}",
             f"{size} drawn independently" if self.sampling == INDEPENDENT else size,
             *_in_words(self.optimizer),
             *([] if self.scaling == SCALING else [f"{self.scaling} scaling"]),
             *([] if self.initializer is None else [str(self.initializer)]),
         ]
         return ", ".join(parts)
+
+    @property
+    def _in_turns(self) -> str:
+        return "" if self.turn_epochs == 1 else f" in turns of {self.turn_epochs}"
 
     @property
     def settings(self) -> Settings:
@@ -102,10 +108,11 @@ class Experiment:
         return math.ceil(samples / self.batches) if self.batches else min(self.batch, samples)
 
     def turns(self, samples: int) -> Iterator[Turn]:
-        """Epochs, or single steps."""
+        """Epochs, one or several at a time, or single steps."""
         each = self.steps_per_epoch(samples)
         if self.steps is None:
-            yield from (Turn(epoch, 0, each) for epoch in range(self.epochs))
+            for epoch in range(0, self.epochs, self.turn_epochs):
+                yield Turn(epoch, 0, each, min(self.turn_epochs, self.epochs - epoch))
         else:
             yield from (Turn(k // each, k % each, k % each + 1) for k in range(self.steps))
 

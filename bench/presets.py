@@ -46,6 +46,7 @@ _TITANIC = Experiment(
     epochs=1000,
     repetitions=20,
     batch=150,
+    turn_epochs=50,
     loss=OF_TWO,
     optimizer=SGD(learning_rate=0.001),
     sampling=INDEPENDENT,

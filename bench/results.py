@@ -134,7 +134,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One contestant's repetition of an experiment. Times are seconds; a turn is an epoch, or one step."""
+    """One contestant's repetition of an experiment. Times are seconds; a turn is some epochs, mostly one, or one step."""
 
     experiment: str
     dataset: str
@@ -152,6 +152,8 @@ class Training:
     batch: int | None = None
     """Samples in a batch; None where ``batches`` says how many there are."""
     learning_rate: float | None = None
+    turn_epochs: int = 1
+    """Epochs in a turn, unless it is one step."""
     threads: int | None = None
     setup_s: float | None = None
     """Making the network; the data were in memory."""

@@ -82,9 +82,7 @@ def losses(rows: Sequence[Training]) -> Table:
     for title, group in by(rows, lambda row: f"{row.name}  {row.structure}  {row.plan}").items():
         epochs = max(len(row.losses) for row in group)
         cells = [
-            Line(
-                (_repeated(row), *(f"{loss:.3f}" for loss in row.losses), number(row.fit_s), _share(row.test_accuracy))
-            )
+            Line((_who(row), *(f"{x:.3f}" for x in row.losses), number(row.fit_s), number(row.test_accuracy, 4)))
             for row in group
         ]
         for library, own in published.groupby("library", sort=False):
@@ -163,11 +161,7 @@ def _four(line: Iterable[float]) -> tuple[str, ...]:
     return tuple(number(value, 5) for value in line)
 
 
-def _share(accuracy: float | None) -> str:
-    return number(accuracy, 4)
-
-
-def _repeated(row: Training) -> str:
+def _who(row: Training) -> str:
     return f"{row.contestant}, {row.repetition + 1}" if row.repetition else row.contestant
 
 
