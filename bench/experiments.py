@@ -78,7 +78,7 @@ class Experiment:
     @property
     def plan(self) -> str:
         """How it is trained, in words; of what goes without saying, Adam's defaults first of all, nothing."""
-        size = f"{self.batches} batches" if self.batches else f"batches of {self.batch}"
+        size = f"{self.batches} batch{'es' * (self.batches > 1)}" if self.batches else f"batches of {self.batch}"
         parts = [
             f"{self.steps} steps" if self.steps else f"{self.epochs} epochs{self._in_turns}",
             f"{size} drawn independently" if self.sampling == INDEPENDENT else size,

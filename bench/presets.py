@@ -18,6 +18,7 @@ from dataclasses import replace
 from bench.contest import PLAIN_OPTIONS
 from bench.contestant import PLAIN
 from bench.experiments import OF_NUMBERS, OF_TWO, Experiment
+from datasets.housing import TRAIN_ROWS
 from impls.nn.initializers import Initializer
 from impls.nn.optimizers import SGD, Adam
 from impls.nn.structure import parse
@@ -62,7 +63,7 @@ PRESETS = (
         image_shape=(1, 1, 1),
         epochs=50,
         repetitions=1,
-        batches=1,
+        batch=TRAIN_ROWS,
         loss=OF_NUMBERS,
         optimizer=SGD(learning_rate=0.1),
         scaling="standard",

@@ -134,7 +134,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One contestant's repetition of an experiment. Times are seconds; a turn is some epochs, mostly one, or one step."""
+    """One contestant's repetition of an experiment. Times are seconds; a turn is an epoch, several, or one step."""
 
     experiment: str
     dataset: str

@@ -42,7 +42,8 @@ def contests(rows: Iterable[Training], margin: float = MARGIN) -> Table:
     notes = (
         "fit: all epochs or steps, without set-up (making the network) and without the first step, which compiles; "
         "median over repetitions with its interval",
-        "turn: an epoch, as many as the title says, or with --steps a step; median ± the farther end of its 95 % interval",
+        "turn: an epoch, as many as the title says, or with --steps a step; median ± the farther end of its 95 % "
+        "interval",
         f"{TIMES} ours: its time / ours in the same turn, above 1 ours is faster",
         "test accuracy and loss: mean over repetitions with its 95 % interval",
         f"equivalent: two one-sided t tests at 5 % of the accuracies' difference, margin {100 * margin:g} points, "
