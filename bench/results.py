@@ -181,6 +181,11 @@ class Training:
         return self.dataset if self.experiment == self.dataset else f"{self.experiment} {self.dataset}"
 
     @property
+    def is_in_steps(self) -> bool:
+        """Whether its length was given in steps, each of which is a turn."""
+        return " steps, " in self.plan
+
+    @property
     def fit_s(self) -> float:
         """All turns; neither set-up nor the first step that compiles."""
         return sum(self.seconds)

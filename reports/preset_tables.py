@@ -20,8 +20,8 @@ from reports.published import perceptron
 def tables(rows: Iterable[Training]) -> tuple[Table, ...]:
     """Those that the rows, of any trainings, have something for; of what came to its end."""
     done = [row for row in rows if row.status == "OK"]
-    single_steps = [row for row in done if row.batch and set(row.steps) == {1}]
-    whole = [row for row in done if row not in single_steps]
+    single_steps = [row for row in done if row.is_in_steps]
+    whole = [row for row in done if not row.is_in_steps]
     found = (
         lines([row for row in whole if row.experiment == HOUSING]),
         misclassified([row for row in whole if row.experiment.startswith(TITANIC)]),
