@@ -7,12 +7,12 @@ step ends with reading its loss and the number of right answers, which waits for
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from impls import registry
 from impls.nn.plain import Descent, Perceptron
 from impls.nn.structure import Structure
 from impls.nn.training import Settings, has_accuracy
@@ -21,11 +21,13 @@ from impls.specs import Shape
 Array = npt.NDArray[Any]
 
 NUMPY, CUPY = "numpy", "cupy"
+CUPY_ENTRY = "dense", "cupy_gemm"
+"""What knows CuPy, and why it cannot be used."""
 
 
 def missing(library: str = NUMPY, copies: bool = False) -> str | None:
     """The reason why it cannot train here, or None."""
-    return _cupy().missing() if library == CUPY else None
+    return registry.get(*CUPY_ENTRY).missing() if library == CUPY else None
 
 
 class PlainTrainee:
@@ -33,7 +35,7 @@ class PlainTrainee:
 
     def __init__(self, library: str = NUMPY, copies: bool = False) -> None:
         """Import the library."""
-        self.xp: Any = _cupy().load(CUPY) if library == CUPY else np
+        self.xp: Any = registry.get(*CUPY_ENTRY).plan_type.module() if library == CUPY else np
         self.copies = copies
 
     def begin(
@@ -80,11 +82,6 @@ class PlainTrainee:
             return asarray(self.x[chosen]), asarray(self.targets[chosen])
         index = asarray(chosen)
         return self.x[index], self.targets[index]
-
-
-def _cupy() -> Any:
-    """What knows of CuPy: imported where it is asked for, as it imports what is CUDA's."""
-    return import_module("impls.cupy_setup")
 
 
 def _right(y: Any, targets: Any) -> Any:

@@ -168,7 +168,7 @@ def test_titanic_on_cuda_learns_what_it_learns_on_the_host(copies):
 
 
 def test_without_a_gpu_cupy_is_a_contestant_with_a_reason(monkeypatch):
-    monkeypatch.setattr(cupy_setup, "missing", lambda: "there is no GPU")
+    monkeypatch.setattr(plain_network, "missing", lambda library, copies: "there is no GPU")
     (cupy,) = entrants(["cupy_copies"], ["none"], 1)
     answer = Contestant(threads=1).answer({"do": "load", "kind": cupy.kind, "options": dict(cupy.options)})
     assert answer == {"status": "UNAVAILABLE", "reason": "there is no GPU"}
