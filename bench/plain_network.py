@@ -35,7 +35,8 @@ class PlainTrainee:
 
     def __init__(self, library: str = NUMPY, copies: bool = False) -> None:
         """Import the library."""
-        self.xp: Any = registry.get(*CUPY_ENTRY).plan_type.module() if library == CUPY else np
+        cupy: Any = registry.get(*CUPY_ENTRY).plan_type
+        self.xp: Any = cupy.module() if library == CUPY else np
         self.copies = copies
 
     def begin(
