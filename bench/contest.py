@@ -353,7 +353,7 @@ def _row(experiment: Experiment, repetition: int, entrant: Entrant) -> Training:
         status="OK",
         batches=experiment.batches,
         batch=None if experiment.batches else experiment.batch,
-        turn_epochs=experiment.turn_epochs,
+        turn_epochs=0 if experiment.steps else experiment.turn_epochs,
         learning_rate=described(experiment.optimizer)["learning_rate"],
         threads=entrant.threads,
     )

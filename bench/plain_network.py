@@ -35,8 +35,7 @@ class PlainTrainee:
 
     def __init__(self, library: str = NUMPY, copies: bool = False) -> None:
         """Import the library."""
-        cupy: Any = registry.get(*CUPY_ENTRY).plan_type
-        self.xp: Any = cupy.module() if library == CUPY else np
+        self.xp = _module(library)
         self.copies = copies
 
     def begin(
@@ -83,6 +82,13 @@ class PlainTrainee:
             return asarray(self.x[chosen]), asarray(self.targets[chosen])
         index = asarray(chosen)
         return self.x[index], self.targets[index]
+
+
+def _module(library: str) -> Any:
+    if library == NUMPY:
+        return np
+    cupy: Any = registry.get(*CUPY_ENTRY).plan_type
+    return cupy.module()
 
 
 def _right(y: Any, targets: Any) -> Any:

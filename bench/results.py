@@ -183,7 +183,7 @@ class Training:
     """Samples in a batch; None where ``batches`` says how many there are."""
     learning_rate: float | None = None
     turn_epochs: int = 1
-    """Epochs in a turn, unless it is one step."""
+    """Epochs in a turn; 0 where a turn is one step."""
     threads: int | None = None
     setup_s: float | None = None
     """Making the network; the data were in memory."""
@@ -209,11 +209,6 @@ class Training:
     def name(self) -> str:
         """The published number, where there is one, and the data set."""
         return self.dataset if self.experiment == self.dataset else f"{self.experiment} {self.dataset}"
-
-    @property
-    def is_in_steps(self) -> bool:
-        """Whether its length was given in steps, each of which is a turn."""
-        return " steps, " in self.plan
 
     @property
     def fit_s(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from statistics import mean, median
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,16 @@ import datasets
 from bench.contestant import PLAIN
 from bench.presets import HOUSING, MNIST, PRESETS, TITANIC
 from bench.results import Training
-from reports.formats import MISSING, Line, Section, Table, number
+from bench.statistics import mean_interval
+from reports.formats import MISSING, Line, Section, Table, number, with_interval
 from reports.published import perceptron
 
 
 def tables(rows: Iterable[Training]) -> tuple[Table, ...]:
     """Those that the rows, of any trainings, have something for; of what came to its end."""
     done = [row for row in rows if row.status == "OK"]
-    single_steps = [row for row in done if row.is_in_steps]
-    whole = [row for row in done if not row.is_in_steps]
+    single_steps = [row for row in done if not row.turn_epochs]
+    whole = [row for row in done if row.turn_epochs]
     found = (
         lines([row for row in whole if row.experiment == HOUSING]),
         misclassified([row for row in whole if row.experiment.startswith(TITANIC)]),
@@ -55,7 +56,7 @@ def lines(rows: Sequence[Training]) -> Table:
 
 
 def misclassified(rows: Sequence[Training]) -> Table:
-    """How many people each contestant took for dead or alive who were not: mean, least and most over repetitions."""
+    """How many people each contestant took for dead or alive who were not: mean with its interval, least and most."""
     published = perceptron(TITANIC).set_index("figure")["value"]
     sections = []
     for title, group in by(rows, lambda row: f"{row.name}  {row.structure}  {row.plan}").items():
@@ -66,13 +67,16 @@ def misclassified(rows: Sequence[Training]) -> Table:
                 for row in own
                 if row.test_accuracy is not None and row.test_samples
             ]
-            counts = (str(len(people)), f"{mean(people):.1f}", str(min(people)), str(max(people)))
-            cells.append(Line((contestant, *counts, str(own[0].test_samples))))
+            found = mean_interval(people)
+            average = with_interval(found.median, found.low, found.high, "{:.1f}".format)
+            extremes = str(min(people)), str(max(people))
+            cells.append(Line((contestant, str(len(people)), average, *extremes, str(own[0].test_samples))))
         low, high = (f"{published[f'misclassified_{end}']:.0f}" for end in ("least", "most"))
         cells.append(Line(("published", "20", f"{low} to {high}", MISSING, MISSING, "281")))
         sections.append(Section(title, tuple(cells)))
     headings = ("contestant", "experiments", "misclassified, mean", "least", "most", "of")
-    return Table("People misclassified", headings, tuple(sections), _frame(rows), ("contestant",))
+    notes = ("mean over the experiments, which differ in weights and batches, with its 95 % interval",)
+    return Table("People misclassified", headings, tuple(sections), _frame(rows), ("contestant",), notes)
 
 
 def losses(rows: Sequence[Training]) -> Table:

@@ -68,8 +68,7 @@ def write_curves(folder: Path, rows: Iterable[Training]) -> tuple[Path, ...]:
         turn = "step"
         for row in group:
             histories.setdefault(row.contestant, []).append(history(row))
-            epoch = "epoch" if row.turn_epochs == 1 else f"{row.turn_epochs} epochs"
-            turn = "step" if row.is_in_steps else epoch
+            turn = {0: "step", 1: "epoch"}.get(row.turn_epochs, f"{row.turn_epochs} epochs")
         for metric in (m for m in METRICS if any(m in turn for own in histories.values() for turn in own[0])):
             figure = training_plots.learning_curves(histories, metric, turn, f"{name}: {structure}")
             figures[file_name(name, metric)] = figure
