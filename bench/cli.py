@@ -427,7 +427,7 @@ def _show(shown: Report, form: str) -> None:
 )
 @click.option("--dataset", help="Train --structure on this data set.  [default: digits, without --experiment]")
 @click.option("--structure", metavar="TEXT", help='For example "C(3,8,r);M(2);F();D(10,sm);".')
-@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published: 100; 10 of --dataset]")
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published; 10 of --dataset]")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in a batch.  [default: as published; 32]")
 @click.option("--batches", type=click.IntRange(min=1), help="Batches in an epoch, in place of --batch.")
 @click.option(

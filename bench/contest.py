@@ -77,9 +77,12 @@ def entrants(
 ) -> tuple[Entrant, ...]:
     """Ours, once for each implementation, then the others: keras, keras:BACKEND, torch. ``none`` is nobody.
 
-    Raises SpecError for an unknown one, listing those that there are. ``as_published``: Keras with the paper's Adam
-    (beta_2 0.9), deterministic, on one thread. ``on_cuda``: Keras on the GPU. Implementations may be PLAIN_OPTIONS.
+    ``as_published``: Keras with the paper's Adam (beta_2 0.9), deterministic, on one thread. ``on_cuda``: Keras on the
+    GPU. Implementations may be PLAIN_OPTIONS. Raises SpecError for an unknown competitor, listing those that there are,
+    and for what is on the CPU only where ``on_cuda`` is asked for.
     """
+    if on_cuda and as_published:
+        raise SpecError("--as-published is Keras on the CPU: leave out --device cuda")
     found = [
         Entrant(name, PLAIN, threads, PLAIN_OPTIONS[name])
         if name in PLAIN_OPTIONS
@@ -90,6 +93,8 @@ def entrants(
     for name in against:
         if name not in known:
             raise SpecError(f"unknown competitor {name!r}; known: {', '.join(known)}")
+        if on_cuda and name == TORCH:
+            raise SpecError("torch trains on the CPU only: leave it, or --device cuda, out")
         kind, _, backend = name.partition(":")
         settings = {"KERAS_BACKEND": backend} if backend else {}
         if kind == KERAS and on_cuda:

@@ -312,6 +312,9 @@ def test_the_housing_preset_finds_the_line_of_least_squares(tmp_path):
         (["--preset", "mlp-cats"], "unknown preset 'mlp-cats'"),
         (["--preset", "mlp-housing", "--dataset", "digits"], "give --experiment, --preset, or --dataset"),
         (["--preset", "mlp-housing", "--break-even", "--batch", "3"], "--break-even chooses batches"),
+        (["--preset", "mlp-housing", "--batch", "401"], "there are only 400 samples to train on"),
+        (["--preset", "mlp-housing", "--device", "cuda", "--as-published"], "leave out --device cuda"),
+        (["--preset", "mlp-housing", "--device", "cuda", "--against", "torch"], "torch trains on the CPU only"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_with_status_2(tmp_path, words, message):
