@@ -503,8 +503,8 @@ def train(
 ) -> None:
     """Train the same network with ours and with others, in turns: time, accuracy, loss, and whether they agree.
 
-    Without --experiment: a small network on the bundled digits. All start from the same weights and get the same
-    batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
+    Without --experiment and --preset: a small network on the bundled digits. All start from the same weights and get
+    the same batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
 
     With --profile: per layer and direction of a training step its time, share, GFLOP/s, and what computed it. A
     structure that says the shape of its images (32x32x3->...) needs no data set then.
