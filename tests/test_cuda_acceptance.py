@@ -346,7 +346,7 @@ def test_what_a_sanitizer_finds_is_wrong(tmp_path, monkeypatch, with_a_device):
 
 def test_a_row_comes_back_from_its_line(tmp_path):
     row = dataclasses.replace(
-        ROW, samples_s=(1.0, 2.0), speedups={"torch_cuda": Interval(1.0, 0.9, 1.1)}, threads={"numba": 2}
+        ROW, samples_s=(1.0, 2.0), speedups={"torch_cuda": Interval(1.0, 0.9, 1.1)}, threads={"numba": (2,)}
     )
     file = Lines(tmp_path / "rows.jsonl")
     file.add("run", dataclasses.asdict(RUN))
