@@ -65,13 +65,15 @@ def write_curves(folder: Path, rows: Iterable[Training]) -> tuple[Path, ...]:
     with_curves = sorted((row for row in rows if len(row.seconds) > 1), key=_experiment)
     for (name, structure, _), group in groupby(with_curves, _experiment):
         histories: dict[str, list[training_plots.History]] = {}
-        turn = "step"
+        title, turn = f"{name}: {structure}", "step"
         for row in group:
             histories.setdefault(row.contestant, []).append(history(row))
-            turn = {0: "step", 1: "epoch"}.get(row.turn_epochs, f"{row.turn_epochs} epochs")
-        for metric in (m for m in METRICS if any(m in turn for own in histories.values() for turn in own[0])):
-            figure = training_plots.learning_curves(histories, metric, turn, f"{name}: {structure}")
-            figures[file_name(name, metric)] = figure
+            turn = {0: "step", 1: "epoch"}.get(row.turn_epochs, "turn")
+        if turn == "turn":
+            title += f" {row.turn_epochs} epochs a turn"
+        recorded = {metric for own in histories.values() for metric in own[0][0]}
+        for metric in (metric for metric in METRICS if metric in recorded):
+            figures[file_name(name, metric)] = training_plots.learning_curves(histories, metric, turn, title)
     return _write(folder, figures)
 
 
