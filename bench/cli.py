@@ -418,9 +418,16 @@ def _show(shown: Report, form: str) -> None:
     metavar="ID|DATASET[:N]|all",
     help="The paper's: by number, by data set (olivetti, mnist, cifar10), or all; may be repeated.",
 )
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    metavar="NAME",
+    help="A perceptron: mlp-housing, mlp-titanic[-sgd|-adam], mlp-mnist; may be repeated. See docs/mlp.md.",
+)
 @click.option("--dataset", help="Train --structure on this data set.  [default: digits, without --experiment]")
 @click.option("--structure", metavar="TEXT", help='For example "C(3,8,r);M(2);F();D(10,sm);".')
-@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published: 100; 10 of --dataset]")
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published; 10 of --dataset]")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in a batch.  [default: as published; 32]")
 @click.option("--batches", type=click.IntRange(min=1), help="Batches in an epoch, in place of --batch.")
 @click.option(
@@ -428,8 +435,20 @@ def _show(shown: Report, form: str) -> None:
 )
 @click.option("--repetitions", type=click.IntRange(min=1), help="[default: as published: 10 of olivetti; 1]")
 @click.option(
-    "--impl", "implementations", multiple=True, metavar="NAME", help="Who computes our layers.  [default: auto]"
+    "--impl",
+    "implementations",
+    multiple=True,
+    metavar="NAME",
+    help="Who computes our layers; or plain, cupy, cupy_copies.  [default: auto; of a preset several]",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="cuda: Keras on the GPU, and of a preset the plain perceptron on CuPy.",
+)
+@click.option("--break-even", is_flag=True, help="Time some steps at several batch sizes: from which on does who pay?")
 @click.option(
     "--against", default="keras", show_default=True, help="keras, keras:BACKEND, torch, joined by commas; or none."
 )
@@ -461,10 +480,13 @@ def train(
     ctx: click.Context,
     /,
     names: tuple[str, ...],
+    presets: tuple[str, ...],
     dataset: str | None,
     structure: str | None,
     repetitions: int | None,
     implementations: tuple[str, ...],
+    device: str,
+    break_even: bool,
     against: str,
     as_published: bool,
     margin: float,
@@ -481,14 +503,14 @@ def train(
 ) -> None:
     """Train the same network with ours and with others, in turns: time, accuracy, loss, and whether they agree.
 
-    Without --experiment: a small network on the bundled digits. All start from the same weights and get the same
-    batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
+    Without --experiment and --preset: a small network on the bundled digits. All start from the same weights and get
+    the same batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
 
     With --profile: per layer and direction of a training step its time, share, GFLOP/s, and what computed it. A
     structure that says the shape of its images (32x32x3->...) needs no data set then.
     """
-    if names and (dataset or structure):
-        raise click.UsageError("give --experiment, or --dataset and --structure, not both")
+    if sum(map(bool, (names, presets, dataset or structure))) > 1:
+        raise click.UsageError("give --experiment, --preset, or --dataset and --structure, not both")
     if profile:
         _require_only(ctx, "profile", PROFILE_OPTIONS)
         _profile(names, dataset, structure, how, implementations or ("auto",), threads, first, csv_path, plots)
@@ -497,15 +519,19 @@ def train(
         raise click.UsageError("--first goes with --profile")
     from bench.contest import Contest, check, entrants, missing
     from bench.machine import usable_cores
+    from bench.presets import CONTESTANTS, ON_CUDA
     from bench.progress import of_repetition
     from bench.results import TRAINING
     from bench.store import Store
     from reports import contests, formats, training_folder
 
-    chosen = _experiments(names, dataset, structure, how)
+    chosen = _experiments(names, presets, dataset, structure, how, break_even)
     wanted = [(each, number) for each in chosen for number in range(repetitions or each.repetitions)]
     wished = _new_run(TRAINING, threads, seed, None)
-    taking_part = entrants(implementations, against.split(","), threads or usable_cores(), as_published)
+    if presets and not implementations:
+        implementations = (*CONTESTANTS, *(ON_CUDA if device == "cuda" else ()))
+    cores = threads or usable_cores()
+    taking_part = entrants(implementations, against.split(","), cores, as_published, device == "cuda")
     check(chosen, taking_part)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(wished)
@@ -872,21 +898,33 @@ def _latest_like(store: Store, wished: Run) -> Run:
 
 
 def _experiments(
-    names: tuple[str, ...], dataset: str | None, structure: str | None, how: dict[str, int | None]
+    names: tuple[str, ...],
+    presets: tuple[str, ...],
+    dataset: str | None,
+    structure: str | None,
+    how: dict[str, int | None],
+    break_even: bool,
 ) -> list[Experiment]:
     """What is to be trained, with the options that were given in place of its own. Raises SpecError."""
     from dataclasses import replace
 
-    from bench.experiments import own, select
+    from bench.experiments import images, own, select
+    from bench.presets import select as select_presets
+    from bench.presets import sweep
     from impls import SpecError
 
     if how["batch"] and how["batches"]:
         raise SpecError("give --batch or --batches, not both")
+    if break_even and (how["batch"] or how["batches"] or how["epochs"]):
+        raise SpecError("--break-even chooses batches and lengths itself: give no --batch, --batches or --epochs")
     changes: dict[str, Any] = {name: value for name, value in how.items() if value}
     if how["batch"]:
         changes["batches"] = None
-    chosen = select(names) if names else (own(dataset or "digits", structure),)
-    return [replace(experiment, **changes) for experiment in chosen]
+    chosen = select(names) or select_presets(presets) or (own(dataset or "digits", structure),)
+    changed = [replace(experiment, **changes) for experiment in chosen]
+    if not break_even:
+        return changed
+    return [part for each in changed for part in sweep(each, len(images(each.dataset, 0)[0].x_train))]
 
 
 def _require_only(ctx: click.Context, option: str, allowed: Iterable[str]) -> None:

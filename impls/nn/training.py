@@ -27,6 +27,10 @@ Callback: TypeAlias = Callable[["Trainer", Record], object]
 """Called after every epoch with the trainer and the epoch's record; True ends the training."""
 
 
+PERMUTATION, INDEPENDENT = "permutation", "independent"
+SAMPLINGS = (PERMUTATION, INDEPENDENT)
+
+
 class TrainingError(RuntimeError):
     """The loss or the data is NaN or infinite: the message says where it began, and what was kept."""
 
@@ -48,6 +52,9 @@ class EarlyStopping:
 class Settings:
     """How to train. ``batches`` (a number of batches per epoch, sizes differing by one at most) goes before ``batch``.
 
+    ``sampling``: with "permutation" every sample comes once an epoch, in a new order each time if ``shuffle``; with
+    "independent" every batch is drawn by itself, without replacement, from all samples: some come twice, some not.
+
     Gradients are means over the batch; penalties are added before clipping, as in Keras. ``clip_norm`` limits the norm
     of each parameter's gradient, ``clip_global_norm`` that of all together; at most one way of clipping is allowed.
     ``weight_decay`` takes rate * weight_decay * w from every weight before its step. ``validation_split``: the fraction
@@ -64,6 +71,7 @@ class Settings:
     clip_global_norm: float | None = None
     weight_decay: float = 0.0
     shuffle: bool = True
+    sampling: str = PERMUTATION
     seed: int = 0
     validation_split: float = 0.0
     early_stopping: EarlyStopping | None = None
@@ -77,6 +85,10 @@ class Settings:
             raise SpecError(f"batches={self.batches} must be at least 1")
         if self.loss not in losses.LOSSES:
             raise SpecError(f"unknown loss {self.loss!r}; known: {', '.join(losses.LOSSES)}")
+        if self.sampling not in SAMPLINGS:
+            raise SpecError(f"unknown sampling {self.sampling!r}; known: {', '.join(SAMPLINGS)}")
+        if self.sampling == INDEPENDENT and not self.shuffle:
+            raise SpecError("independent sampling has no order to keep: leave shuffle as it is")
         if not 0 <= self.validation_split < 1:
             raise SpecError(f"validation_split={self.validation_split} must be at least 0 and below 1")
         clips = [name for name in ("clip_value", "clip_norm", "clip_global_norm") if getattr(self, name) is not None]
@@ -143,9 +155,8 @@ class Trainer:
             self.network.weights[...] = self._best[1]
 
     def epoch(self) -> Record:
-        """One pass over the data in a new order. Raises TrainingError where the loss stops being finite."""
-        order = self._rng.permutation(len(self.data)) if self.settings.shuffle else np.arange(len(self.data))
-        record = self.train(batches(order, self.settings))
+        """One pass over the data in new batches. Raises TrainingError where the loss stops being finite."""
+        record = self.train(sampled(len(self.data), self.settings, self._rng))
         if self.validation is not None:
             found = evaluate(self.network, self.validation, self.settings.loss, self.settings.batch)
             record |= {f"val_{name}": value for name, value in found.items()}
@@ -163,7 +174,7 @@ class Trainer:
                 raise self._failure(number, len(chosen), loss, before)
             total, right, count = total + loss * len(chosen), right + hits, count + len(chosen)
         record: Record = {"loss": total / count}
-        if _has_accuracy(self.settings.loss):
+        if has_accuracy(self.settings.loss):
             record["accuracy"] = right / count
         return record
 
@@ -181,7 +192,7 @@ class Trainer:
             return loss, 0.0
         bound.backward()
         loss += self.update()
-        return loss, _hits(bound.y, targets) if _has_accuracy(self.settings.loss) else 0.0
+        return loss, _hits(bound.y, targets) if has_accuracy(self.settings.loss) else 0.0
 
     def gather(self, bound: Pass, chosen: Array) -> Array:
         """Bring these samples into the pass's x; returns their targets."""
@@ -241,6 +252,17 @@ class Trainer:
         )
 
 
+def sampled(count: int, settings: Settings, rng: np.random.Generator) -> Iterator[Array]:
+    """The samples, of so many, of each step of an epoch: what ``sampling`` says, drawn from ``rng``.
+
+    Independent batches all have one size; there are as many as permuted ones, ceil(count / size).
+    """
+    if settings.sampling == PERMUTATION:
+        return batches(rng.permutation(count) if settings.shuffle else np.arange(count), settings)
+    size = min(settings.batch, count) if settings.batches is None else math.ceil(count / settings.batches)
+    return (rng.choice(count, size, replace=False) for _ in range(math.ceil(count / size)))
+
+
 def batches(order: Array, settings: Settings) -> Iterator[Array]:
     """The samples of each step: ``batches`` parts whose sizes differ by one at most, or parts of ``batch``."""
     if settings.batches is not None:
@@ -274,7 +296,7 @@ def evaluate(network: Network, data: Data, loss: str, batch: int = 32) -> Record
     # The activation has been applied: what is asked for is the loss of probabilities.
     value = losses.evaluate(loss, "linear", answers, data.targets.astype(answers.dtype), np.empty_like(answers))
     record: Record = {"loss": value + penalty_of(network)}
-    if _has_accuracy(loss):
+    if has_accuracy(loss):
         record["accuracy"] = _hits(answers, data.targets) / len(data)
     return record
 
@@ -358,7 +380,8 @@ def _checked(network: Network, data: Data, what: str) -> Data:
     return Data(x, targets)
 
 
-def _has_accuracy(loss: str) -> bool:
+def has_accuracy(loss: str) -> bool:
+    """Whether answers are right or wrong, and not near or far."""
     return loss != "mean_squared_error"
 
 
