@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.agreement import agreement
 from bench.keras_model import trace
-from bench.keras_training import KerasProcess
 from impls.nn.network import Network, Options, Pass
 from impls.nn.normalization import EPSILON, MOMENTUM
 from impls.nn.optimizers import SGD, Adam
@@ -161,16 +159,6 @@ def test_a_reference_model_with_it_is_refused_with_the_check_that_there_is(tmp_p
     data = some_data(shape=(4, 4, 1))
     with pytest.raises(RuntimeError, match="--training"):
         trace(parse("F();BN();D(3,sm)"), data.x, data.targets.argmax(axis=1), 0, 1, tmp_path)
-
-
-def test_training_agrees_with_kerass_layer_step_by_step():
-    """Gradients, optimizer and moving averages, images and rows, by the rules of every other network."""
-    pytest.importorskip("keras")
-    network = Network("4x4x2->C(3,4,r);BN();M(2);F();D(8,r);BN();DR(0.25);D(3,sm)", seed=2)
-    with KerasProcess(1) as keras:
-        found = agreement(keras, network, some_data(24 * 4), 24, Adam())
-    assert {row.parameter for row in found.gradients} >= {"bn1/gamma", "bn1/moving_mean", "bn5/moving_variance"}
-    assert found.status == "OK", found.reason
 
 
 @pytest.mark.parametrize("library", ["keras", "torch"])
