@@ -24,7 +24,6 @@ from impls.nn.optimizers import SGD, Adam
 from impls.nn.schedules import CosineDecay, InverseTimeDecay, Schedule, StepDecay, rate_at
 from impls.nn.structure import Dense
 from impls.nn.training import Callback, EarlyStopping, Record, Settings, Trainer, TrainingError, evaluate
-from impls.specs import SpecError
 
 Array = npt.NDArray[Any]
 
@@ -68,6 +67,12 @@ class Arm:
     def name(self) -> str:
         """The label, after its group's."""
         return f"{self.group}: {self.label}" if self.group else self.label
+
+    @property
+    def is_range_test(self) -> bool:
+        """Whether its learning rate grows."""
+        rate = self.settings.optimizer.learning_rate
+        return isinstance(rate, StepDecay) and rate.factor > 1
 
     def network(self, data: Holdout, seed: int) -> Network:
         """The network before its first step: the hidden layers on flattened images, then softmax units."""
@@ -154,10 +159,9 @@ def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> Array:
 
 
 def best_rate(outcome: Outcome) -> float:
-    """What a range test recommends: the rate at which the smoothed loss falls fastest, per factor of the rate."""
-    losses = smoothed([record["loss"] for record in outcome.history])
-    slopes = np.gradient(losses, np.log(outcome.rates[: len(losses)]))
-    return outcome.rates[int(slopes.argmin())]
+    """What a range test recommends: the rate at which the loss falls fastest, per factor of the rate."""
+    falls = -np.diff([record["loss"] for record in outcome.history])  # rates are a constant factor apart
+    return outcome.rates[int(falls.argmax())]
 
 
 def descent(epochs: int, learning_rate: float | Schedule = RATE, **changes: Any) -> Settings:
@@ -268,16 +272,9 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
 """Every study that trains, by its name."""
 
 
-def find(name: str) -> Study:
-    """A study by its name. Raises SpecError for an unknown one, listing all."""
-    if name not in STUDIES:
-        raise SpecError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
-    return STUDIES[name]
-
-
 def run(
     name: str, data: Holdout, epochs: int | None = None, seed: int = 0, watch: Watch | None = None
 ) -> tuple[Outcome, ...]:
-    """Train every arm of a study. Raises SpecError for an unknown one."""
-    study = find(name)
+    """Train every arm of a study. Raises KeyError for an unknown one."""
+    study = STUDIES[name]
     return tuple(train(arm, data, seed, watch, *study.callbacks) for arm in study.arms(epochs or study.epochs))
