@@ -56,8 +56,8 @@ class Signals:
 class Stack:
     """Standard normal vectors after each of many products with random matrices, in float32.
 
-    ``deviations``: of all values, infinite or NaN where one of them is. ``not_finite``, ``not_a_number``,
-    ``vanished``: the first product, from 1, after which a value is infinite or NaN, one is NaN, all are zero; else None.
+    ``deviations``: of all values, infinite or NaN where one of them is. ``not_finite``: the first product, from 1,
+    after which a value is infinite or NaN; ``not_a_number``: one is NaN; ``vanished``: all are zero.
     """
 
     label: str

@@ -166,7 +166,7 @@ def best_rate(outcome: Outcome) -> float:
 
 def descent(epochs: int, learning_rate: float | Schedule = RATE, **changes: Any) -> Settings:
     """The baseline's settings, a step an epoch on the whole training part; ``changes`` go before them."""
-    own = {"batches": 1, "batch": EVALUATED, "optimizer": SGD(learning_rate=learning_rate)}
+    own: dict[str, Any] = {"batches": 1, "batch": EVALUATED, "optimizer": SGD(learning_rate=learning_rate)}
     return Settings(epochs=epochs, **own | changes)
 
 
@@ -204,7 +204,7 @@ def _clipping(epochs: int) -> Iterator[Arm]:
 
 
 def _stopping(epochs: int) -> Iterator[Arm]:
-    how = {"batches": None, "batch": 32, "optimizer": Adam(learning_rate=0.003)}
+    how: dict[str, Any] = {"batches": None, "batch": 32, "optimizer": Adam(learning_rate=0.003)}
     yield Arm(label="not stopped", settings=descent(epochs, **how))
     for patience in PATIENCES:
         stopping = EarlyStopping(patience=patience)

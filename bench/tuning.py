@@ -50,10 +50,7 @@ class Objective:
     def best(self, history: Sequence[Record]) -> tuple[float, int]:
         """(the best value, its epoch from 1); the worst there is, and 0, where no epoch was finished."""
         found = [record[self.metric] for record in history]
-        if self.metric.endswith("accuracy"):
-            value = max(found, default=0.0)
-        else:
-            value = min(found, default=math.inf)
+        value = max(found, default=0.0) if self.metric.endswith("accuracy") else min(found, default=math.inf)
         return value, found.index(value) + 1 if found else 0
 
 
@@ -134,13 +131,13 @@ class Choice:
 
     def settings(self, search: Search, samples: int) -> Settings:
         """How it is trained on so many samples; batches are no larger than these."""
-        clips = {"value": "clip_value", "norm": "clip_global_norm"}
         return Settings(
             epochs=search.epochs,
             batch=min(self.batch, samples),
             optimizer=optimizers.named(search.optimizer, learning_rate=self.rate),
+            clip_value=self.clip_at if self.clip == "value" else None,
+            clip_global_norm=self.clip_at if self.clip == "norm" else None,
             seed=search.seed,
-            **({clips[self.clip]: self.clip_at} if self.clip in clips else {}),
         )
 
 

@@ -47,7 +47,7 @@ def profile_table(profile: Profile, limits: Sequence[Ceiling] = (), name: str = 
         columns[column] = [*(text or MISSING for text in frame[column]), ""]
     lines = [Line(cells) for cells in zip(*columns.values(), strict=True)]
     lines[-1] = replace(lines[-1], strong=True)
-    notes = (
+    notes: tuple[str, ...] = (
         f"medians over {profile.steps} steps of {profile.batch} samples; lines without a layer are around them",
         "share: of the median step; medians of parts need not add up to it where the machine is disturbed",
         f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",

@@ -45,7 +45,7 @@ def conduct(
     if name == signals.NAME:
         probed, stacked = signals.signals(data, seed), signals.stacks(seed=seed)
         figures = {
-            name: study_plots.signals(probed, f"{title}: before the first step"),
+            name: study_plots.signals(probed, f"{title}: before the first step; of weights that are zero all is zero"),
             f"{name}-stacks": study_plots.stacks(
                 stacked, f"products of {signals.SIDE} x {signals.SIDE} matrices, float32"
             ),

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from bench.signals import Signals, Stack
 from bench.studies import CLIP_AT, SMOOTHING, Outcome, best_rate, smoothed
@@ -21,7 +22,11 @@ Outcomes: TypeAlias = Sequence[Outcome]
 PANEL = (4.2, 3.0)
 """Inches of one panel."""
 
-TRAINING, VALIDATION = {"ls": "-"}, {"ls": "--"}
+TRAINING: Mapping[str, Any] = {"ls": "-"}
+VALIDATION: Mapping[str, Any] = {"ls": "--"}
+
+READABLE = 1e4
+"""Largest over smallest value up to which a logarithmic axis has plain numbers."""
 
 
 def figures(name: str, outcomes: Outcomes, title: str) -> dict[str, Figure]:
@@ -36,23 +41,24 @@ def figures(name: str, outcomes: Outcomes, title: str) -> dict[str, Figure]:
 
 
 def curves(outcomes: Outcomes, title: str = "") -> Figure:
-    """Loss and validation accuracy by epoch, an arm a colour: pale as it was, strong smoothed; dashed: validation."""
+    """Loss and validation error by epoch, an arm a colour: pale as it was, strong smoothed; dashed: validation."""
     figure, (left, right) = _panels(2)
     for outcome, colour in _coloured(outcomes):
-        for axis, metric, look in (
-            (left, "loss", TRAINING),
-            (left, "val_loss", VALIDATION),
-            (right, "val_accuracy", VALIDATION),
+        training, validation = ([record[name] for record in outcome.history] for name in ("loss", "val_loss"))
+        errors = [1 - record["val_accuracy"] for record in outcome.history]
+        for axis, values, look in (
+            (left, training, TRAINING),
+            (left, validation, VALIDATION),
+            (right, errors, TRAINING),
         ):
-            values = [record[metric] for record in outcome.history]
             epochs = np.arange(1, len(values) + 1)
             axis.plot(epochs, values, **look, color=colour, alpha=0.25, lw=0.8)
             axis.plot(epochs, smoothed(values), **look, color=colour, lw=1.4)
     left.set(xlabel="epoch", ylabel="loss", yscale="log")
-    right.set(xlabel="epoch", ylabel="validation accuracy")
+    right.set(xlabel="epoch", ylabel="validation error, 1 - accuracy", yscale="log")
     handles = _handles(outcomes)
-    handles += [Line2D([], [], **TRAINING, color="black", label="training")]
-    handles += [Line2D([], [], **VALIDATION, color="black", label="validation")]
+    handles += [Line2D([], [], **TRAINING, color="black", label="training loss")]
+    handles += [Line2D([], [], **VALIDATION, color="black", label="validation loss")]
     return _finished(figure, f"{title}\npale: as it was; strong: smoothed by {SMOOTHING:g}", handles)
 
 
@@ -130,8 +136,8 @@ def against(label: str) -> Callable[[Outcomes, str], Figure]:
             for (group, _), colour in zip(groups, cycle(OURS), strict=False)
             if group
         ]
-        handles += [Line2D([], [], **TRAINING, color="black", label="training")]
-        handles += [Line2D([], [], **VALIDATION, color="black", label="validation")]
+        handles += [Line2D([], [], **TRAINING, color="black", label="training loss")]
+        handles += [Line2D([], [], **VALIDATION, color="black", label="validation loss")]
         return _finished(figure, title, handles)
 
     return draw
@@ -140,9 +146,9 @@ def against(label: str) -> Callable[[Outcomes, str], Figure]:
 def signals(found: Iterable[Signals], title: str = "") -> Figure:
     """Variances by layer before the first step: of what layers give above, of their kernels' gradients below.
 
-    What is zero has no place on a logarithmic axis, and is said in the legend.
+    What is zero has no place on a logarithmic axis, and is left out.
     """
-    found = list(found)
+    found = [each for each in found if any(each.outputs)]
     activations = list(dict.fromkeys(each.activation for each in found))
     names = list(dict.fromkeys(each.initializer for each in found))
     figure = Figure((3.2 * len(activations), 5.4), layout="constrained")
@@ -162,7 +168,7 @@ def signals(found: Iterable[Signals], title: str = "") -> Figure:
         axis.set_yscale("log")
         _dress(axis)
     handles = [Line2D([], [], color=OURS[i], marker="o", ms=3, label=name) for i, name in enumerate(names)]
-    figure.suptitle(f"{title}; zeros are not shown" if title else "zeros are not shown", fontsize=9)
+    figure.suptitle(title, fontsize=9)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
 
@@ -235,9 +241,14 @@ def _finished(figure: Figure, title: str, handles: Sequence[Line2D]) -> Figure:
 def _dress(axis: Axes) -> None:
     axis.grid(color="#DDDDDD", lw=0.5)
     axis.set_axisbelow(True)
-    axis.tick_params(labelsize=7)
-    axis.xaxis.label.set_size(8)
-    axis.yaxis.label.set_size(8)
+    axis.tick_params(which="both", labelsize=7)
+    axis.set_xlabel(axis.get_xlabel(), fontsize=8)
+    axis.set_ylabel(axis.get_ylabel(), fontsize=8)
+    low, high = axis.get_ylim()
+    if axis.get_yscale() == "log" and high / low < READABLE:
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if high / low > 10 else range(2, 10)))
+        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
 
 def _stem(*words: str) -> str:

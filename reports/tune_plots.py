@@ -1,4 +1,4 @@
-"""matplotlib figures of a search: its history, curves and pruning, what each parameter did, what mattered, the front."""
+"""matplotlib figures of a search: history, curves and pruning, what each parameter did, what mattered, the front."""
 
 from __future__ import annotations
 
