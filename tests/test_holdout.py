@@ -29,7 +29,8 @@ def test_every_class_gives_its_share_and_no_sample_is_in_two_parts():
 def test_the_seed_decides_who_is_held_out():
     first, again, other = (hold_out("digits", seed=seed).validation.x for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    assert (first.shape == other.shape) and (first != other).any()
+    assert first.shape == other.shape
+    assert (first != other).any()
 
 
 @pytest.mark.parametrize(

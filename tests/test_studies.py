@@ -113,9 +113,8 @@ def test_early_stopping_ends_and_restores_the_best_epochs_weights(data):
 def test_a_range_test_recommends_the_rate_whose_step_lowered_the_loss_most(data):
     outcome = train(Arm(label="", settings=descent(30, StepDecay(1e-3, 1.5, 1))), data)
     rate = studies.best_rate(outcome)
-    falls = {
-        outcome.rates[i]: a["loss"] - b["loss"] for i, (a, b) in enumerate(zip(outcome.history, outcome.history[1:]))
-    }
+    losses = [record["loss"] for record in outcome.history]
+    falls = dict(zip(outcome.rates, -np.diff(losses), strict=False))
     assert falls[rate] == max(falls.values())
     assert outcome.arm.is_range_test
     assert not Arm(label="", settings=descent(30, StepDecay(1.0, 0.5, 1))).is_range_test
