@@ -159,8 +159,11 @@ def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> Array:
 
 
 def best_rate(outcome: Outcome) -> float:
-    """What a range test recommends: the rate at which the loss falls fastest, per factor of the rate."""
-    falls = -np.diff([record["loss"] for record in outcome.history])  # rates are a constant factor apart
+    """What a range test recommends: the rate whose step brings the loss furthest below what it had been so far.
+
+    Rates are a constant factor apart. What falls back after it had risen counts below the old lowest value only.
+    """
+    falls = -np.diff(np.minimum.accumulate([record["loss"] for record in outcome.history]))
     return outcome.rates[int(falls.argmax())]
 
 
