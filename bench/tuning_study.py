@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from sqlalchemy.exc import DatabaseError
 
 from bench.holdout import Holdout
 from bench.tuning import OBJECTIVES, Choice, Search, Space, suggest, train
@@ -26,6 +28,8 @@ TRIALS = 100
 STORAGE = "sqlite:///layerbench-tune.sqlite"
 JOURNAL = "journal:"
 """How the address of a journal file begins; any other is SQLAlchemy's."""
+OPENINGS = 5
+"""Attempts to open a storage: where two processes make its tables at once, one of them finds some made already."""
 BUSY_SECONDS = 60
 """How long a process waits for a SQLite file that another one writes to."""
 
@@ -167,15 +171,21 @@ class TuningStudy:
 
     def _open(self) -> Any:
         try:
-            return self._optuna.create_study(
-                storage=self._storage(),
-                study_name=self.name,
-                directions=self.objective.directions,
-                pruner=self._optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_EPOCHS),
-                load_if_exists=True,
-            )
+            for _ in range(OPENINGS - 1):
+                with suppress(DatabaseError):
+                    return self._create()
+            return self._create()
         except Exception as error:  # whatever a database's driver raises
             raise TuneError(f"the storage {self.address} cannot be opened: {error}") from error
+
+    def _create(self) -> Any:
+        return self._optuna.create_study(
+            storage=self._storage(),
+            study_name=self.name,
+            directions=self.objective.directions,
+            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_EPOCHS),
+            load_if_exists=True,
+        )
 
     def _storage(self) -> Any:
         storages = self._optuna.storages
