@@ -54,7 +54,7 @@ class TuneError(RuntimeError):
 class Trial:
     """One trial, as it is stored. ``curve``: the judging figure by epoch; ``seconds``: of its training in all.
 
-    ``on_front``: no other trial is better in every value; of one value, the best trial alone.
+    ``on_front``: no other trial is better in every value; of one value, the best trials.
     """
 
     number: int

@@ -64,7 +64,7 @@ def curves(objective: Objective, trials: Sequence[Trial], title: str = "") -> Fi
     for trial in sorted(trials, key=lambda trial: (trial.on_front, trial.state == "COMPLETE")):
         look: dict[str, Any] = {"color": GREY, "lw": 0.7}
         if trial.on_front:
-            look = {"color": OURS[3], "lw": 2}
+            look = {"color": OURS[3], "lw": 1.4}
         elif trial.state == "COMPLETE":
             look = {"color": OURS[0], "lw": 0.8, "alpha": 0.6}
         marker = "x" if trial.state == "PRUNED" else ""
@@ -72,7 +72,7 @@ def curves(objective: Objective, trials: Sequence[Trial], title: str = "") -> Fi
         axis.plot(np.arange(1, last + 2), trial.curve, marker=marker, markevery=[max(last, 0)], ms=4, **look)
     axis.set(xlabel="epoch", ylabel=_said(objective), yscale=_scale(objective))
     handles = [
-        Line2D([], [], color=OURS[3], lw=2, label="best"),
+        Line2D([], [], color=OURS[3], lw=1.4, label="best"),
         Line2D([], [], color=OURS[0], label="finished"),
         Line2D([], [], color=GREY, marker="x", ms=4, label="pruned"),
     ]
@@ -97,7 +97,9 @@ def parameters(objective: Objective, trials: Sequence[Trial], title: str = "") -
             own = [known.index(value) for value in own]
         axis.scatter(own, values, c=numbers, cmap="viridis", s=12)
         axis.set_xlabel(name, fontsize=8)
-        axis.set(xscale="log" if name in LOGARITHMIC else "linear", yscale=_scale(objective))
+        axis.set_yscale(_scale(objective))
+        if name in LOGARITHMIC:
+            axis.set_xscale("log")
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
