@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench import machine
 
 SYSFS = Path("/sys/devices/system/cpu")
 DRAM = "DRAM"
@@ -44,8 +45,10 @@ class WorkingSet:
     beyond: int
 
 
-ASSUMED = (Cache(1, 2**15, 1), Cache(2, 2**19, 1), Cache(3, 2**23, 2**10))
-"""Where the system tells nothing: small ones, which nearly every processor has."""
+ASSUMED = (Cache(1, 2**15, 1), Cache(2, 2**19, 1), Cache(3, 2**25, 2**10))
+"""Where the system tells nothing: small ones near the cores, and a last one that is larger than most."""
+UNTOLD = 2**62
+"""Bytes that caches of which nobody tells the size hold at the most: from beyond them nothing has to come."""
 
 
 def read(cores: Sequence[int] | None = None, root: Path = SYSFS) -> tuple[Cache, ...]:
@@ -53,7 +56,7 @@ def read(cores: Sequence[int] | None = None, root: Path = SYSFS) -> tuple[Cache,
 
     ``cores``: those that are used. Linux tells in sysfs; a virtual machine may be told less than there is.
     """
-    usable = set(cores if cores is not None else _usable())
+    usable = set(cores if cores is not None else machine.cores())
     found: dict[int, Cache] = {}
     for folder in sorted((root / f"cpu{min(usable)}" / "cache").glob("index*")):
         try:
@@ -75,25 +78,23 @@ def working_sets(caches: Sequence[Cache], threads: int, most: int) -> tuple[Work
 
     Half of a thread's part of a cache, so that the stack and the system fit in beside it; at least one and a half times
     its part of the level before it, else much of it would come from there. ``most``: bytes that are given for memory.
+    Of ASSUMED caches no size may be held against anybody.
     """
     sets: list[WorkingSet] = []
+    is_told = tuple(caches) != ASSUMED
     nearer, part_before = 0, 0
     for cache in caches:
         part = cache.bytes // min(threads, cache.sharers)
         size = max(part // 2, part_before * 3 // 2)
-        sets.append(WorkingSet(f"L{cache.level}", _whole_lines(size), nearer))
+        sets.append(WorkingSet(f"L{cache.level}", _whole_lines(size), nearer if is_told or not sets else UNTOLD))
         nearer, part_before = nearer + cache.held_by(threads), part
     whole = min(max(DRAM_CACHES * nearer, LEAST_DRAM_BYTES), most)
-    return (*sets, WorkingSet(DRAM, _whole_lines(whole // threads), nearer))
+    return (*sets, WorkingSet(DRAM, _whole_lines(whole // threads), nearer if is_told else UNTOLD))
 
 
 def _whole_lines(count: int) -> int:
     """The next smaller number of bytes that is a whole number of pages of 4 KiB, at least one."""
     return max(count // 4096, 1) * 4096
-
-
-def _usable() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _listed(text: str) -> list[int]:

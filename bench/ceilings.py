@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from bench import statistics
+from bench.precision import SUMS
 from bench.results import TIMED, Interval, Row
 from impls import Case, parse_case
-from impls.contract import DIRECT, FLOAT32, FLOAT64, GEMM
+from impls.contract import EVERY_PRODUCT, FLOAT32, FLOAT64
 
 CPU = "cpu"
 CUDA = "cuda"
@@ -28,13 +29,12 @@ GFLOPS = "GFLOP/s"
 RATES = (GBYTES, GFLOPS)
 """Of these units more is better; all others are of time."""
 
-EVERY_PRODUCT = (DIRECT, GEMM)
-"""Algorithms that compute every product. Others need fewer operations: their rate is an effective one, and no limit."""
 WITH_PRODUCTS = ("conv2d", "dense")
 """Operations of products; how many operations pooling takes depends on how windows share them."""
 IN_FULL = (FLOAT32, FLOAT64)
 """Arithmetics whose multiply-adds are no faster than those that were measured."""
 
+IMPOSSIBLE = "IMPOSSIBLE"
 MARGIN = 0.05
 """A row is impossible where all of its interval is shorter than its bound by this share: as wide as an interval may be
 to each side without being noisy, so that neither the row's nor the ceiling's noise makes one so."""
@@ -172,8 +172,9 @@ def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
 
     ``ceilings``: of the same run; ``threads``: what the run gave the row. Without ceilings of its device it stays as it
     is. An algorithm with fewer operations is not held to a rate of operations, nor is a device to float32's where it
-    computes in another arithmetic: their fraction is an effective one, and may exceed 1. What is impossible has no
-    speed-ups: they would go into means.
+    computes in another arithmetic, nor a competitor, whose library chooses what runs: their fraction is an effective
+    one, and may exceed 1. A device is not held to bytes: its memory's rate is that of copies alone, and reading or
+    writing alone may be faster. What is impossible has no speed-ups: they would go into means.
     """
     limits = in_force(ceilings, row.device, threads)
     if row.status not in TIMED or row.median_s is None or row.high_s is None:
@@ -184,12 +185,20 @@ def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
         return row
     shortest = (1 + MARGIN) * row.high_s
     row = replace(row, fraction=bound.seconds / row.median_s, binding=str(bound))
-    computes_all = row.op in WITH_PRODUCTS and row.algorithm in EVERY_PRODUCT and row.arithmetic in IN_FULL
-    must_obey = bound if computes_all else bound_by_bytes(case, row.direction, limits)
+    must_obey = longer(
+        bound_by_flops(case, limits) if _computes_all(row) else None,
+        bound_by_bytes(case, row.direction, limits) if row.device == CPU else None,
+    )
     if must_obey is None or must_obey.seconds <= shortest:
         return row
     reason = f"{row.median_s:.3g} s a call, at least {must_obey.seconds:.3g} s by what was measured of {must_obey}"
-    return replace(row, status="IMPOSSIBLE", reason=reason, speedups={})
+    return replace(row, status=IMPOSSIBLE, reason=reason, speedups={})
+
+
+def _computes_all(row: Row) -> bool:
+    """Whether it is known to do every operation of the definition, in an arithmetic whose rate was measured."""
+    is_declared = row.op in WITH_PRODUCTS and row.algorithm in EVERY_PRODUCT and row.arithmetic in IN_FULL
+    return is_declared and not row.competitor and row.ran_algorithm in ("", SUMS)
 
 
 class Limits:
@@ -208,10 +217,17 @@ class Limits:
         """The rows of a case, each with its fraction."""
         rows = list(rows)
         found = [judged(row, self.ceilings, self._threads) for row in rows]
-        if not any(row.status == "IMPOSSIBLE" for row in found):
+        if not any(row.status == IMPOSSIBLE for row in found):
             return found
         self.ceilings = merged(self.ceilings, self._again())
-        return [judged(row, self.ceilings, self._threads) for row in rows]
+        found = [judged(row, self.ceilings, self._threads) for row in rows]
+        impossible = {row.implementation for row in found if row.status == IMPOSSIBLE}
+        return [_without_rivals(row, impossible) for row in found]
+
+
+def _without_rivals(row: Row, names: Collection[str]) -> Row:
+    """The row without its speed-ups over these: what was not computed is no measure of others."""
+    return replace(row, speedups={name: ratio for name, ratio in row.speedups.items() if name not in names})
 
 
 # --- a profile in a file ---

@@ -114,9 +114,10 @@ class Prober(Responder):
 def vectors(threads: int, sizes: Sizes) -> Iterator[Probe]:
     """Multiply-adds for each width of vector, and each level of memory read, written and copied."""
     from impls import vector_kernels as kernels
+    from impls.processor import vector_bits
 
     results = np.zeros(threads, np.float32)
-    widths = kernels.vector_bits()
+    widths = vector_bits()
     values = {bits: (np.float32(FACTOR),) * (bits // 32) for bits in widths}
     for bits in widths:
         flops = 2.0 * kernels.CHAINS * sizes.steps * (bits // 32) * threads

@@ -31,7 +31,8 @@ import numpy as np
 from bench import cuda_sanitized, machine, nvml, suites, timing, truth
 from bench.jobs import Job, in_suite
 from bench.lines import Lines
-from bench.measure import BOTH, Effort, Session
+from bench.measure import Effort, Session
+from bench.memory import BOTH
 from bench.programs import records
 from bench.results import Failure, Row, Run
 from bench.suites import Suite

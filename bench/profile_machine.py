@@ -97,8 +97,12 @@ def profile(threads: int, device: str | None = None, progress: Progress | None =
 
 def with_ceilings(run: Run, device: str | None = None) -> Run:
     """A run that has not begun, with what its rows are held against measured now, and stored with its machine."""
-    found = _of_run(run, device)
-    return replace(run, machine={**run.machine, IN_RUN: [ceiling.record() for ceiling in found]})
+    return holding(run, _of_run(run, device))
+
+
+def holding(run: Run, ceilings: Iterable[Ceiling]) -> Run:
+    """A run that keeps these as what its rows are held against."""
+    return replace(run, machine={**run.machine, IN_RUN: [ceiling.record() for ceiling in ceilings]})
 
 
 def limits_of(run: Run, device: str | None = None) -> Limits:

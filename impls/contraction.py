@@ -9,7 +9,8 @@ all of their addresses are constants from one pointer for every ``q``; all other
 the lengths of the three sums: taps and channels of a convolution, pixels of its weight gradient, the one sum of a
 matrix product. Shapes never ask for another compilation; tiles of other sizes do, and are few.
 
-Emitted as LLVM IR, since LLVM's own vectoriser finds no such tile: fused multiply-adds of exactly the host's width.
+Emitted as LLVM IR, since LLVM's own vectoriser finds no such tile: multiply-adds of exactly the host's width, fused
+where the processor has such instructions; a call of fmaf for each lane where it has none would be no tile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -25,24 +25,8 @@ from numba.extending import intrinsic
 from impls.numba_setup import njit
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
-
-
-class Host(NamedTuple):
-    """What a tile is cut to: float32 values of the widest vector, and how many vector registers there are."""
-
-    lanes: int
-    registers: int
-
-
-@cache
-def host() -> Host:
-    """The processor's vectors: AVX-512, AVX2 with FMA, NEON; else four lanes."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return Host(16, 32)
-    if features.get("avx2") and features.get("fma"):
-        return Host(8, 16)
-    return Host(4, 32 if llvm.get_process_triple().startswith(("aarch64", "arm64")) else 16)
+ROWS_PER_POINTER = 3
+"""Rows of a tile that share a pointer, at 0, 1 and 2 strides from it: what an address of x86 adds and scales itself."""
 
 
 class Tile(NamedTuple):
@@ -72,10 +56,14 @@ def contraction(tile: Tile):
         typing_context, a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
         start, start_row, start_column, out, out_row, out_column, last, floor,
     ):  # fmt: skip
-        signature = types.void(*[types.int64] * 19, types.float32)
-        return signature, lambda context, builder, sig, args: _emit(context, builder, tile, args)
+        def generate(context, builder, signature, arguments):
+            builder.function.attributes.add("noinline")  # its registers are its own; compiled once for all calls
+            emit_tile(builder, tile, arguments)
+            return context.get_dummy_value()
 
-    @njit
+        return types.void(*[types.int64] * 19, types.float32), generate
+
+    @njit(cache=False)
     def kernel(
         a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
         start, start_row, start_column, out, out_row, out_column, last, floor,
@@ -88,14 +76,14 @@ def contraction(tile: Tile):
     return kernel
 
 
-def _emit(context, builder, tile, args):
-    """The body: load the start, three nested sums, finish and store."""
+def emit_tile(builder, tile, args):
+    """The body of ``contraction``, as LLVM IR: load the start, three nested sums, finish and store."""
     (a, a_row, *a_steps, b, b0, b1, b2, n0, n1, n2, start, start_row, start_column, out, out_row, out_column) = args[
         :18
     ]
     last, floor = args[18:]
     vector = ir.VectorType(FLOAT, tile.lanes)
-    emitter = _Emitter(builder, tile, vector, last)
+    emitter = Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]
     sums = [emitter.load(start, start_row, start_column, *place) for place in places]
 
@@ -105,13 +93,16 @@ def _emit(context, builder, tile, args):
         found = []
         for q in range(tile.rows):
             for p in range(tile.columns):
-                scalar = builder.load(builder.gep(a_rows[q], [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
+                group, k = divmod(q, ROWS_PER_POINTER)
+                row = emitter.moved(a_rows[group], multiples[k])
+                scalar = builder.load(builder.gep(row, [INDEX(p)], source_etype=FLOAT), typ=FLOAT)
                 spread = emitter.spread(scalar)
-                found += [emitter.fma(spread, f, sums[len(found) + j]) for j, f in enumerate(factors)]
+                found += [emitter.multiply_add(spread, f, sums[len(found) + j]) for j, f in enumerate(factors)]
         return found
 
+    multiples = [builder.mul(a_row, INDEX(k)) for k in range(ROWS_PER_POINTER)]
     pointers = [emitter.pointer(b)] + [
-        emitter.moved(emitter.pointer(a), builder.mul(a_row, INDEX(q))) for q in range(tile.rows)
+        emitter.moved(emitter.pointer(a), builder.mul(a_row, INDEX(q))) for q in range(0, tile.rows, ROWS_PER_POINTER)
     ]
     steps = list(zip((b0, b1, b2), a_steps, strict=True))
 
@@ -124,10 +115,9 @@ def _emit(context, builder, tile, args):
     sums = level(0, sums, pointers)
     for place, value in zip(places, sums, strict=True):
         emitter.store(emitter.above(value, floor), out, out_row, out_column, *place)
-    return context.get_dummy_value()
 
 
-class _Emitter:
+class Emitter:
     """The few instructions that a tile is made of."""
 
     def __init__(self, builder, tile, vector, last):
@@ -152,8 +142,9 @@ class _Emitter:
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(first, undefined, zeros)
 
-    def fma(self, a, b, c):
-        return self.builder.call(self._intrinsic("llvm.fma.v{}f32", self.vector, [self.vector] * 3), [a, b, c])
+    def multiply_add(self, a, b, c):
+        """a * b + c, rounded once where the processor can."""
+        return self.builder.call(self._intrinsic("llvm.fmuladd.v{}f32", self.vector, [self.vector] * 3), [a, b, c])
 
     def above(self, value, floor):
         below = self.builder.fcmp_ordered("<", value, self.spread(floor))
@@ -166,11 +157,14 @@ class _Emitter:
             found = self.builder.load(place, typ=self.vector)
             found.align = 4
             return found
-        load = self._intrinsic(
-            "llvm.masked.load.v{}f32.p0", self.vector, [place.type, ir.IntType(32), self.bits, self.vector]
-        )
+        return self.masked_load(place, self.mask)
+
+    def masked_load(self, pointer, mask):
+        """The lanes of the mask from a pointer on, the others zero; nothing else is touched."""
+        kinds = [pointer.type, ir.IntType(32), self.bits, self.vector]
+        load = self._intrinsic("llvm.masked.load.v{}f32.p0", self.vector, kinds)
         zeros = ir.Constant(self.vector, [0.0] * self.tile.lanes)
-        return self.builder.call(load, [place, ir.Constant(ir.IntType(32), 4), self.mask, zeros])
+        return self.builder.call(load, [pointer, ir.Constant(ir.IntType(32), 4), mask, zeros])
 
     def load(self, address, row, column, q, p, j):
         return self.vector_at(self._place(address, row, column, q, p), j)
@@ -180,10 +174,13 @@ class _Emitter:
         if j < self.tile.vectors - 1:
             self.builder.store(value, self.builder.bitcast(place, self.vector.as_pointer())).align = 4
             return
-        store = self._intrinsic(
-            "llvm.masked.store.v{}f32.p0", ir.VoidType(), [self.vector, place.type, ir.IntType(32), self.bits]
-        )
-        self.builder.call(store, [value, place, ir.Constant(ir.IntType(32), 4), self.mask])
+        self.masked_store(value, place, self.mask)
+
+    def masked_store(self, value, pointer, mask):
+        """Write the lanes of the mask."""
+        kinds = [self.vector, pointer.type, ir.IntType(32), self.bits]
+        store = self._intrinsic("llvm.masked.store.v{}f32.p0", ir.VoidType(), kinds)
+        self.builder.call(store, [value, pointer, ir.Constant(ir.IntType(32), 4), mask])
 
     def _place(self, address, row, column, q, p):
         b = self.builder
@@ -194,7 +191,7 @@ class _Emitter:
         return cgutils.get_or_insert_function(self.builder.module, kind, name.format(self.tile.lanes))
 
     def loop(self, count, sums, pointers, steps, body):
-        """``count`` times, sums and pointers in registers; ``steps``: how far b's pointer moves, and those of a."""
+        """``count`` times, all in registers; the pointer of b moves by steps[0], those of a by steps[1]."""
         builder = self.builder
         before, head = builder.block, builder.append_basic_block("sum")
         builder.branch(head)

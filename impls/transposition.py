@@ -34,7 +34,7 @@ def transposition(lanes: int):
         signature = types.void(*[types.int64] * 6)
         return signature, lambda context, builder, sig, args: _emit(context, builder, lanes, *args)
 
-    @njit
+    @njit(cache=False)
     def kernel(source, row, rows, columns, out, out_row):
         emit(source, row, rows, columns, out, out_row)
 

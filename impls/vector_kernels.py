@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba.extending
 import numpy as np
 from llvmlite import ir
@@ -25,12 +24,6 @@ UNROLLED = 8
 """Vectors in one step of a pass over memory."""
 
 _I64 = ir.IntType(64)
-
-
-def vector_bits() -> tuple[int, ...]:
-    """The widths of vectors that this processor computes with, ascending."""
-    features = llvm.get_host_cpu_features()
-    return (128, *(bits for bits, name in ((256, "avx"), (512, "avx512f")) if features.get(name)))
 
 
 @numba.extending.intrinsic

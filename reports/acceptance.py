@@ -20,7 +20,7 @@ from bench import lines
 from bench.ceilings import Ceiling, bound_by_bytes, bound_by_flops, ceiling_of, longer
 from bench.cuda_acceptance import NOT_REACHED, TOOLS
 from bench.cuda_ceilings import COPY, FMA
-from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED, TIMED, Row, Run
+from bench.results import END_TO_END, FAULTS, KERNEL, KERNEL_FLUSHED, TIMED, Row, Run
 from bench.statistics import geometric_mean
 from impls import DIRECTIONS, OPS, parse_case
 from impls.specs import FORWARD, ConvSpec
@@ -38,7 +38,6 @@ from reports.formats import (
     with_interval,
 )
 
-WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
 TIMED_PARTS = ("networks", "grid")
 WORST = 10
 AIM = 10.0
@@ -121,7 +120,7 @@ def wrong_table(parts: Mapping[str, Part]) -> Table:
     """Everything of ours that is wrong or broke, the parts that ended with an error, and what a sanitizer found."""
     sections = []
     for part in parts.values():
-        bad = [row for row in part.rows if row.status in WRONG and not row.competitor]
+        bad = [row for row in part.rows if row.status in FAULTS and not row.competitor]
         kinds: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
         for row in bad:
             kinds[row.op, row.direction, row.implementation, row.status].append(row)
@@ -140,7 +139,7 @@ def wrong_table(parts: Mapping[str, Part]) -> Table:
                 )
             )
             for call in part.records["call"]
-            if call["status"] in WRONG
+            if call["status"] in FAULTS
         ]
         found += [
             Line((tool["name"], "", "ERROR", "", f"{tool['reason']}; see {tool['log']}"), strong=True)

@@ -30,12 +30,11 @@ def report(profile: MachineProfile) -> Report:
     """The page: the machine, every figure with its best, median and interval, and what is missing."""
     found = table(profile)
     missing = "; ".join(f"{name} ({reason})" for name, reason in profile.missing.items())
-    about = profile.machine
     lines = (
-        ("machine", ", ".join(filter(None, (about.get("id"), about.get("cpu"), about.get("os"), gpu_text(about))))),
+        ("machine", _machine(profile)),
         ("threads", str(profile.threads)),
         ("measured", profile.started),
-        ("commit", about.get("commit", "")),
+        ("commit", profile.machine.get("commit", "")),
         ("not measured", missing),
     )
     return Report(tuple((label, text) for label, text in lines if text), (found,), found.frame)
@@ -78,6 +77,32 @@ def compared(a: MachineProfile, b: MachineProfile) -> pd.DataFrame:
     return both[names].assign(b_over_a=ratio.where(is_rate, 1 / ratio))
 
 
+def comparison(a: MachineProfile, b: MachineProfile) -> Report:
+    """Two machines beside each other: the figures that both have, and which of them only one has."""
+    both = compared(a, b)
+    columns = (
+        both["figure"],
+        *(both[name].map(str).where(both[name].notna(), MISSING) for name in ("threads_a", "threads_b")),
+        both["unit"],
+        *(both[name].map(number) for name in ("best_a", "best_b", "b_over_a")),
+    )
+    lines = tuple(map(Line, zip(*columns, strict=True)))
+    shared = set(both["figure"])
+    alone = dict.fromkeys(c.name for profile in (a, b) for c in profile.ceilings if c.name not in shared)
+    described = [
+        (label, f"{_machine(each)}; threads: {each.threads}; {each.started}") for label, each in (("a", a), ("b", b))
+    ]
+    found = Table(
+        "Two machines",
+        ("figure", "threads a", "threads b", "unit", "a", "b", "b / a"),
+        (Section("", lines),),
+        both,
+        left=("figure", "unit"),
+        notes=("a, b: the best of all samples. b / a: above 1 b is better, of times too",),
+    )
+    return Report((*described, *([("only one has", "; ".join(alone))] if alone else [])), (found,), both)
+
+
 def write(folder: Path, profile: MachineProfile, rows: Iterable[Row] = ()) -> tuple[Path, ...]:
     """Write the page, the figures as JSON and the roofline, if there are roofs, into a folder; the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +118,11 @@ def write(folder: Path, profile: MachineProfile, rows: Iterable[Row] = ()) -> tu
         written.append(image)
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return tuple(written)
+
+
+def _machine(profile: MachineProfile) -> str:
+    about = profile.machine
+    return ", ".join(filter(None, (about.get("id"), about.get("cpu"), about.get("os"), gpu_text(about))))
 
 
 def _group(ceiling: Ceiling) -> str:

@@ -53,7 +53,12 @@ def test_a_threads_part_of_a_level_does_not_fit_into_the_one_before(machine, thr
     assert [s.level for s in sets] == ["L1", "L2", "L3", DRAM]
     for part, before in zip(sets[1:], machine, strict=True):
         assert part.bytes_per_thread >= 1.5 * (before.bytes // min(threads, before.sharers))
-    assert sets[3].bytes_per_thread * threads > 2 * sets[3].beyond
+    assert sets[3].bytes_per_thread * threads > 2 * sum(cache.held_by(threads) for cache in machine)
+
+
+def test_nothing_has_to_come_from_beyond_caches_whose_size_nobody_tells():
+    sets = caches.working_sets(ASSUMED, 1, most=2**40)
+    assert [s.beyond for s in sets] == [0, *[caches.UNTOLD] * 3]
 
 
 def test_what_lies_before_a_level_is_all_that_the_threads_caches_hold():

@@ -68,7 +68,10 @@ def test_the_fraction_is_the_least_time_over_the_median(factor):
     [
         (timed(0.90 * LEAST), "IMPOSSIBLE"),
         (timed(0.90 * LEAST, status="NOISY"), "IMPOSSIBLE"),
-        (timed(0.90 * LEAST, competitor=True), "IMPOSSIBLE"),
+        (timed(0.90 * LEAST, competitor=True), "OK"),
+        (timed(0.90 * LEAST, ran_algorithm="sums"), "IMPOSSIBLE"),
+        (timed(0.90 * LEAST, ran_algorithm="transform"), "OK"),
+        (timed(0.10 * BYTES / 20e9, competitor=True), "IMPOSSIBLE"),
         (timed(0.96 * LEAST), "OK"),
         (timed(0.90 * LEAST, algorithm="winograd(2, 3)"), "OK"),
         (timed(0.90 * LEAST, algorithm="fft"), "OK"),
@@ -80,7 +83,10 @@ def test_the_fraction_is_the_least_time_over_the_median(factor):
         *(
             "beyond",
             "beyond and noisy",
-            "a competitor beyond",
+            "a competitor, whatever it ran",
+            "sums, as was seen",
+            "a transform, as was seen",
+            "a competitor faster than memory",
             "within the margin",
             "fewer operations",
             "in frequencies",
@@ -116,6 +122,25 @@ def test_a_row_on_a_device_is_held_to_the_device():
     device = Ceiling("float32 multiply-add", GFLOPS, (1000.0,), CUDA)
     row = ceilings.judged(timed(LEAST, device=CUDA), (*CEILINGS, device), 2)
     assert row.fraction == pytest.approx(0.1)
+
+
+def test_a_device_is_held_to_no_rate_of_copies():
+    """Reading alone, or writing alone, may be faster; operations are operations."""
+    copy = Ceiling("device copy", GBYTES, (BYTES / LEAST / 2e9,), CUDA, level="device memory")
+    operations = Ceiling("float32 multiply-add", GFLOPS, (400.0,), CUDA)
+    row = ceilings.judged(timed(LEAST, device=CUDA), (copy, operations), 2)
+    assert (row.status, row.fraction, row.binding.partition(":")[0]) == ("OK", pytest.approx(2.0), "device copy")
+    assert ceilings.judged(timed(LEAST / 5, device=CUDA), (copy, operations), 2).status == "IMPOSSIBLE"
+
+
+def test_nobody_is_compared_with_what_is_impossible():
+    keras = timed(0.10 * BYTES / 20e9, implementation="keras", competitor=True)
+    ours = timed(2 * LEAST)
+    both = dataclasses.replace(ours, speedups=OVER | {"torch": Interval(3.0, 2.9, 3.1)})
+    rows = Limits(CEILINGS, 2, lambda: ()).judge([keras, both])
+    assert [row.status for row in rows] == ["IMPOSSIBLE", "OK"]
+    assert rows[1].speedups == {"torch": Interval(3.0, 2.9, 3.1)}
+    assert Limits(CEILINGS, 2, lambda: ()).judge([ours])[0].speedups == OVER
 
 
 @pytest.mark.parametrize(("again", "status", "fraction"), [(100.0, "IMPOSSIBLE", 2.0), (400.0, "OK", 0.5)])

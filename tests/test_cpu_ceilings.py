@@ -15,6 +15,7 @@ from bench.cpu_ceilings import BLAS, GROUPS, SYSTEM, VECTORS, Probe, Prober, Siz
 from impls import vector_kernels
 from impls.contract import aligned_empty
 from impls.numba_setup import FASTMATH
+from impls.processor import vector_bits
 
 TINY = Sizes(passed_bytes=1, steps=3, order=4, fresh_bytes=2**16)
 REGISTERS = {128: "xmm", 256: "ymm", 512: "zmm"}
@@ -39,7 +40,7 @@ def asked(group, clock=timing.CLOCK):
 
 
 @pytest.mark.skipif(not HAS_FMA, reason="this processor's multiply-adds have other names, or there are none")
-@pytest.mark.parametrize("bits", vector_kernels.vector_bits())
+@pytest.mark.parametrize("bits", vector_bits())
 def test_every_chain_is_a_multiply_add_of_the_whole_register(bits):
     """Compiled anew: of what comes from the cache there is no assembly."""
     kernel = numba.njit(parallel=True, fastmath=FASTMATH)(vector_kernels.multiply_add.py_func)
@@ -50,7 +51,7 @@ def test_every_chain_is_a_multiply_add_of_the_whole_register(bits):
     assert set(found) == {REGISTERS[bits]}
 
 
-@pytest.mark.parametrize("bits", vector_kernels.vector_bits())
+@pytest.mark.parametrize("bits", vector_bits())
 @pytest.mark.parametrize("steps", [1, 7])
 def test_every_chain_does_every_step(bits, steps):
     """x begins at f / (i + 2) and goes to f x + 1 - f: 1 - x becomes smaller by f each time."""
@@ -60,7 +61,7 @@ def test_every_chain_does_every_step(bits, steps):
     assert results == pytest.approx([expected] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("bits", vector_kernels.vector_bits())
+@pytest.mark.parametrize("bits", vector_bits())
 @pytest.mark.parametrize("name", ["copy", "copy_past_caches", "write"])
 def test_every_byte_is_written_or_copied(name, bits):
     size = 4 * vector_kernels.UNROLLED * bits // 32
@@ -81,7 +82,7 @@ def test_stores_past_the_caches_are_such_stores():
 
 def test_every_byte_is_read():
     """Reading is an exclusive or of all: one bit that changes anywhere in the first lanes changes the result."""
-    bits = vector_kernels.vector_bits()[-1]
+    bits = vector_bits()[-1]
     source = np.zeros((1, 2 * vector_kernels.UNROLLED * bits // 32), np.float32)
     for position in range(0, source.size, bits // 32):
         source[:] = 0

@@ -7,9 +7,9 @@ import pytest
 
 from bench import inputs, local
 from impls import Case, get, reference
-from impls.contraction import host
 from impls.dense import numba_jit
 from impls.numba_setup import njit, numba
+from impls.processor import host
 from impls.specs import DIRECTIONS, FORWARD, GRAD_INPUT, GRAD_WEIGHTS, DenseSpec
 from impls.transposition import transposition
 
@@ -66,13 +66,26 @@ def test_threads_do_not_change_a_bit(direction, spec, monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(1, 1), (1, 64), (28, 2), (28, 64), (3000, 2), (3000, 64)])
-def test_there_is_work_for_every_thread_in_bands_of_some_rows(rows, parts, monkeypatch):
+def test_there_is_work_for_every_thread_in_bands_of_some_rows(rows, parts):
     """Of a single strip, whose columns give no tasks; one row is a single task."""
-    monkeypatch.setattr(numba_jit, "PARTS", parts)
-    p = numba_jit.product(DenseSpec(rows, 100, WIDTH), FORWARD)
+    p = numba_jit.product(DenseSpec(rows, 100, WIDTH), FORWARD, parts)
     assert p.groups == 1
     assert p.bands == 1 or p.rows // p.bands >= numba_jit.LEAST_ROWS
     assert p.bands >= min(parts, max(1, p.rows // numba_jit.LEAST_ROWS))
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba has one thread here")
+def test_a_plan_takes_no_more_threads_than_numba_is_allowed_when_it_is_made():
+    """And leaves the others' strips out of its scratch memory."""
+    spec, most = DenseSpec(600, 300, 300), numba.get_num_threads()
+    needs = dense(spec).workspace_bytes
+    numba.set_num_threads(1)
+    try:
+        plan = dense(spec)
+    finally:
+        numba.set_num_threads(most)
+    assert not plan.is_parallel
+    assert plan.workspace_bytes == needs // most
 
 
 @pytest.mark.parametrize("batch", [1, numba_jit.FEW + 1, 30])

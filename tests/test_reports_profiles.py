@@ -1,13 +1,14 @@
 """The page of a machine: every figure, two machines beside each other, and the roofline."""
 
 import dataclasses
+import re
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from bench import cli, profile_machine
-from bench.ceilings import Ceiling, MachineProfile, read_profile
+from bench.ceilings import Ceiling, MachineProfile, read_profile, write_profile
 from bench.results import Row
 from reports import profiles, roofline
 
@@ -50,6 +51,25 @@ def test_two_machines_are_compared_one_thread_with_one_and_all_with_all():
         ("float32 multiply-add, 512 bits", "all"): (2, 8, 2.0),
         ("page fault", "all"): (2, 8, 0.5),
     }
+
+
+def test_two_profiles_are_compared_by_the_command_and_a_profile_with_something_else_is_refused(tmp_path):
+    a, b, other = (tmp_path / name for name in ("a.json", "b.json", "other.json"))
+    write_profile(a, PROFILE)
+    write_profile(b, dataclasses.replace(PROFILE, threads=1, ceilings=(*ONE, FAULT)))
+    other.write_text("{}")
+    done = CliRunner().invoke(cli.main, ["compare", str(a), str(b)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"read, L1 +1 +1 +GB/s +200 +200 +1.00", done.output)
+    for pair, words in (((a, other), "other.json is no profile"), ((a, b, "--fail-above", "5%"), "are for runs")):
+        refused = CliRunner().invoke(cli.main, ["compare", *map(str, pair)])
+        assert refused.exit_code == 2
+        assert words in refused.output
+
+
+def test_a_comparison_says_what_only_one_machine_has():
+    shown = profiles.comparison(PROFILE, dataclasses.replace(PROFILE, ceilings=ONE))
+    assert dict(shown.heading)["only one has"] == "page fault"
 
 
 def test_the_roofs_are_those_of_the_threads_and_every_timed_row_is_a_point():

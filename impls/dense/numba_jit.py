@@ -17,17 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import FLOAT32, GEMM, Implementation, Plan
-from impls.contraction import Tile, contraction, host
+from impls.contract import FLOAT32, GEMM, Implementation, Plan, float32_only
+from impls.contraction import Tile, contraction
 from impls.numba_setup import njit, numba, prange
+from impls.processor import host
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, DenseSpec
 from impls.transposition import transposition
 
-PARTS = numba.config.NUMBA_NUM_THREADS
-"""Parts of the work computed in parallel, each with a strip of its own."""
-
 TASKS_PER_PART = 8
-"""So many, where the columns allow it, that parts of unequal numbers of tasks end at nearly the same time."""
+"""So many, where the columns allow it, that parts of unequal numbers of tasks end at nearly the same time. There is a
+part for each thread, with a strip of its own."""
 
 SERIAL_BELOW = 1 << 22
 """Floating-point operations: fewer take about as long as waking a second thread."""
@@ -76,7 +75,7 @@ class Product(NamedTuple):
     groups: int
 
 
-def product(spec: DenseSpec, direction: str) -> Product:
+def product(spec: DenseSpec, direction: str, parts: int) -> Product:
     """The matrix product of a direction, cut into enough tasks for all parts: by rows as caches ask, then by strips;
     by more rows only where strips are too few, since each band transposes w again."""
     rows, columns, sums = {
@@ -86,8 +85,8 @@ def product(spec: DenseSpec, direction: str) -> Product:
     }[direction]
     relu = direction == FORWARD and spec.activation == "relu"
     bands = -(-rows // (BAND_TURNED if direction == GRAD_INPUT else BAND))
-    groups = min(-(-columns // WIDTH), -(-TASKS_PER_PART * PARTS // bands))
-    bands = max(bands, min(-(-PARTS // groups), rows // LEAST_ROWS))
+    groups = min(-(-columns // WIDTH), -(-TASKS_PER_PART * parts // bands))
+    bands = max(bands, min(-(-parts // groups), rows // LEAST_ROWS))
     a_lies_turned, b_lies_turned = direction == GRAD_WEIGHTS, direction == GRAD_INPUT
     return Product(rows, columns, sums, int(a_lies_turned), int(b_lies_turned), int(relu), bands, groups)
 
@@ -107,7 +106,7 @@ def _ladder(vectors):
 def _rung(tile, height, rest):
     """Compiled: tiles of one height while there is room, then the rest."""
 
-    @njit(inline="always")
+    @njit(inline="always", cache=False)
     def rung(first, rows, factors, results, floor):
         a, b, a_row, a_step, b_step, depth = factors
         start, out, start_row, out_row, last = results
@@ -127,7 +126,7 @@ def _rung(tile, height, rest):
 def _choice(vectors, ladder, others):
     """Compiled: the ladder of a strip of so many vectors, or one of the others."""
 
-    @njit(inline="always")
+    @njit(inline="always", cache=False)
     def choice(wanted, rows, factors, results, floor):
         if others is None or wanted == vectors:
             ladder(0, rows, factors, results, floor)
@@ -235,15 +234,16 @@ class NumbaDense(Plan):
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
-        return BYTES * PARTS * _turned_rows(spec) * WIDTH * (GRAD_INPUT in directions)
+        """A strip for each part of the work, of as many parts as there are threads when a plan is made."""
+        return BYTES * numba.get_num_threads() * _turned_rows(spec) * WIDTH * (GRAD_INPUT in directions)
 
     def prepare(self):
-        spec = self.spec
-        self.products = {d: product(spec, d) for d in self.directions}
-        self.is_parallel = PARTS > 1 and spec.flops >= SERIAL_BELOW
+        spec, parts = self.spec, numba.get_num_threads()
+        self.products = {d: product(spec, d, parts) for d in self.directions}
+        self.is_parallel = parts > 1 and spec.flops >= SERIAL_BELOW
         self.zeros, self.one = np.zeros(max(spec.inputs, spec.units), np.float32), np.ones(1, np.float32)
         self.none = np.empty(0, np.float32)
-        self.turned = self.scratch((PARTS, _turned_rows(spec) * (GRAD_INPUT in self.directions) * WIDTH))
+        self.turned = self.scratch((parts, _turned_rows(spec) * (GRAD_INPUT in self.directions) * WIDTH))
         self._compile()
 
     def forward(self, x, w, b, out):
@@ -277,8 +277,4 @@ def _turned_rows(spec):
     return -(-min(spec.units, DEPTH) // LANES) * LANES
 
 
-def _float32_only(spec, direction):
-    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
-
-
-IMPL = Implementation(NumbaDense, algorithm=GEMM, why_not=_float32_only, note="register tiles, blocked sums")
+IMPL = Implementation(NumbaDense, algorithm=GEMM, why_not=float32_only, note="register tiles, blocked sums")
