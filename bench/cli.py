@@ -68,7 +68,7 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
         ("bench.ceilings", "ProfileError", 2),
-        ("bench.tuning_study", "TuneError", 2),
+        ("bench.optuna_study", "TuneError", 2),
         ("bench.results", "Failure", 1),
         ("bench.sources", "SourceError", 2),
         ("datasets", "DatasetError", 1),
@@ -612,30 +612,31 @@ def tune_command(
     The same command goes on with a study that was interrupted, and works on one together with others. The best network
     is trained once more, and again on all training data; only that last one meets the test data.
     """
+    from dataclasses import replace
+
     from bench.holdout import hold_out
-    from bench.machine import usable_cores
+    from bench.machine import describe, usable_cores
+    from bench.optuna_study import OptunaStudy
     from bench.profile_training import threads as with_threads
-    from bench.tuning import Search, Space, finish, implementations
-    from bench.tuning_study import TuningStudy
+    from bench.tuning import OBJECTIVES, Search, Space, finish, implementations
     from bench.watching import of_search
     from reports import formats, tune_folder
 
-    search = Search(**options, threads=threads or usable_cores())
-    space = Space(implementations=implementations()) if search.objective == "time" else Space()
-    study = TuningStudy(search, space, storage, name)
+    pools = threads or usable_cores()
+    search, space = Search(**options), Space()
+    if OBJECTIVES[search.objective].timed:
+        search = replace(search, place=f"{pools} threads of {describe()['id']}")
+        space = Space(implementations=implementations())
+    study = OptunaStudy(search, space, storage, name)
     data = hold_out(search.dataset, search.seed)
-    interrupted = False
-    with with_threads(search.threads):
+    with with_threads(pools):
         try:
             with of_search(_console(stderr=True), study, trials) as watch:
                 study.run(data, trials, watch)
         except KeyboardInterrupt:
-            interrupted = True
-        if not interrupted:
-            chosen = finish(search, study.best(), data)
-    if interrupted:
-        click.echo(f"stopped: {study.finished} trials are kept; go on with the same command", err=True)
-        ctx.exit(130)
+            click.echo(f"stopped: {study.finished} trials are kept; go on with the same command", err=True)
+            ctx.exit(130)
+        chosen = finish(search, study.best(), data)
     found = tune_folder.Found.of(study, chosen)
     formats.show(found.report, _console())
     for path in tune_folder.write(output, found) if output else ():

@@ -17,6 +17,9 @@ from impls.specs import Shape, SpecError
 FRACTION = 0.2
 """Of every class that is held out."""
 
+EVALUATED = 256
+"""Samples in a pass where a network is only asked."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Holdout:

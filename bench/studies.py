@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.holdout import Holdout
+from bench.holdout import EVALUATED, Holdout
 from impls.nn.initializers import Initializer
 from impls.nn.network import EVERY, Network, Options
 from impls.nn.optimizers import SGD, Adam
@@ -44,9 +44,6 @@ DEPTHS = tuple(range(1, 11))
 LOWEST_RATE, HIGHEST_RATE, RANGE_STEPS = 1e-3, 1e2, 200
 GIVEN_UP = 4.0
 """A range test ends where the loss is so many times the lowest (L. Smith, WACV 2017)."""
-
-EVALUATED = 256
-"""Samples in a pass where the network is only asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +143,7 @@ def train(arm: Arm, data: Holdout, seed: int = 0, watch: Watch | None = None, *c
     return Outcome(arm, tuple(trainer.history), norms, clipped, rates, kept, failure)
 
 
-def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> Array:
+def exponential_average(values: Sequence[float], weight: float = SMOOTHING) -> Array:
     """Exponential averages s <- weight s + (1 - weight) v, each divided by the sum of its weights.
 
     The first one is therefore the first value (as in Adam: D. Kingma, J. Ba, ICLR 2015, section 3).

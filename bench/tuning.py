@@ -1,7 +1,7 @@
 """Searching for a network and its settings: what is searched, and how a choice is trained and judged.
 
-A validation part judges; the test part is looked at once, with the network that was chosen. Which choices are tried is
-Optuna's business (``bench.tuning_study``), of which nothing is imported here.
+A validation part judges; the test part is looked at once, with the network that was chosen. Which choices are tried,
+and where that is kept, is the business of ``bench.optuna_study``: nothing here knows Optuna.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from bench.contestant import options_for
-from bench.holdout import Holdout
+from bench.holdout import EVALUATED, Holdout
 from bench.timing import CLOCK, Clock, lapped
 from impls import Unavailable, names, registry
 from impls.auto import AUTO
@@ -26,13 +26,7 @@ from impls.nn.structure import Dense, Dropout, Flatten, Layer, Structure
 from impls.nn.training import Data, EarlyStopping, Record, Settings, Trainer, TrainingError, evaluate
 from impls.specs import Shape, SpecError
 
-if TYPE_CHECKING:
-    import optuna
-
 EPOCHS = 30
-
-PASS = 256
-"""Samples in a pass where the network is only asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What all trials of a study have in common. ``threads`` matters to what is timed."""
+    """What all trials of a study have in common; ``place`` is the machine and its threads, where time is judged."""
 
     dataset: str
     objective: str = "accuracy"
@@ -72,7 +66,7 @@ class Search:
     activation: str = "relu"
     optimizer: str = "adam"
     seed: int = 0
-    threads: int = 1
+    place: str = ""
 
     def __post_init__(self) -> None:
         """Raises SpecError for an objective, activation or optimizer that does not exist."""
@@ -89,7 +83,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is searched: ranges with both ends, and lists."""
+    """What is searched: ranges with both ends, and lists. A clip at 0 would let nothing move."""
 
     layers: tuple[int, int] = (1, 10)
     widths: tuple[int, int] = (32, 128)
@@ -139,22 +133,6 @@ class Choice:
             clip_global_norm=self.clip_at if self.clip == "norm" else None,
             seed=search.seed,
         )
-
-
-def suggest(trial: optuna.trial.BaseTrial, space: Space) -> Choice:
-    """A point of the space, as the trial's sampler, or a trial that has been, has it."""
-    layers = trial.suggest_int("layers", *space.layers)
-    clip = str(trial.suggest_categorical("clip", space.clips))
-    return Choice(
-        widths=tuple(trial.suggest_int(f"width_{number}", *space.widths) for number in range(1, layers + 1)),
-        dropout=trial.suggest_float("dropout", *space.dropout),
-        rate=trial.suggest_float("rate", *space.rates, log=True),
-        initializer=str(trial.suggest_categorical("initializer", space.initializers)),
-        clip=clip,
-        clip_at=None if clip == "none" else trial.suggest_float("clip_at", *space.clip_at),
-        batch=int(str(trial.suggest_categorical("batch", space.batches))),
-        implementation=str(trial.suggest_categorical("implementation", space.implementations)),
-    )
 
 
 def implementations() -> tuple[str, ...]:
@@ -241,6 +219,6 @@ def finish(search: Search, choice: Choice, data: Holdout) -> Chosen:
     judged = train(search, choice, data.train, data.validation)
     _, epoch = OBJECTIVES[search.objective].best(judged.history)
     retrained = retrain(search, choice, data.given, max(1, epoch))
-    loss, batch = Settings().loss, max(choice.batch, PASS)
+    loss, batch = Settings().loss, max(choice.batch, EVALUATED)
     validation = evaluate(judged.network, data.validation, loss, batch)
     return Chosen(choice, epoch, judged.network, retrained, validation, evaluate(retrained, data.test, loss, batch))

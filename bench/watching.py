@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bench import studies, tuning_study
+from bench import optuna_study, studies
 from bench.progress import bar
 from impls.nn.training import Record
 
@@ -30,7 +30,7 @@ def of_study(console: Console, name: str) -> Iterator[studies.Watch]:
 
 
 @contextmanager
-def of_search(console: Console, study: tuning_study.TuningStudy, trials: int) -> Iterator[tuning_study.Watch]:
+def of_search(console: Console, study: optuna_study.OptunaStudy, trials: int) -> Iterator[optuna_study.Watch]:
     """Show the trials of a search, those of other processes counted, and the epoch of the one that is trained here."""
     metric = study.objective.metric
     if console.is_terminal:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from bench.signals import Signals, Stack
-from bench.studies import CLIP_AT, SMOOTHING, Outcome, best_rate, smoothed
+from bench.studies import CLIP_AT, SMOOTHING, Outcome, best_rate, exponential_average
 from reports.plots import OURS
 
 Outcomes: TypeAlias = Sequence[Outcome]
@@ -35,7 +35,7 @@ def figures(name: str, outcomes: Outcomes, title: str) -> dict[str, Figure]:
     if name not in _WITHOUT_CURVES:
         found = {_stem(name, group, "curves"): curves(own, _title(title, group)) for group, own in _groups(outcomes)}
     for what, draw in _FIGURES.get(name, {}).items():
-        for group, own in [("", outcomes)] if draw in _WHOLE else _groups(outcomes):
+        for group, own in _groups(outcomes) if draw in _BY_GROUP else [("", outcomes)]:
             found[_stem(name, group, what)] = draw(own, _title(title, group))
     return found
 
@@ -53,7 +53,7 @@ def curves(outcomes: Outcomes, title: str = "") -> Figure:
         ):
             epochs = np.arange(1, len(values) + 1)
             axis.plot(epochs, values, **look, color=colour, alpha=0.25, lw=0.8)
-            axis.plot(epochs, smoothed(values), **look, color=colour, lw=1.4)
+            axis.plot(epochs, exponential_average(values), **look, color=colour, lw=1.4)
     left.set(xlabel="epoch", ylabel="loss", yscale="log")
     right.set(xlabel="epoch", ylabel="validation error, 1 - accuracy", yscale="log")
     handles = _handles(outcomes)
@@ -202,8 +202,8 @@ _FIGURES: Mapping[str, Mapping[str, Callable[[Outcomes, str], Figure]]] = Mappin
         "depth": {"layers": against("hidden layers")},
     }
 )
-_WHOLE = {draw for own in _FIGURES.values() for draw in own.values()} - {norms}
-"""Figures that show all groups of arms together."""
+_BY_GROUP = (norms,)
+"""Figures that show one group of arms; the others show all together."""
 _WITHOUT_CURVES = ("range", "depth")
 """Studies whose epochs are steps of a test, or which have too many arms."""
 

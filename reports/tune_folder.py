@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from bench.optuna_study import OptunaStudy, Trial
 from bench.tuning import Chosen, Objective, Search
-from bench.tuning_study import Trial, TuningStudy
 from impls.nn.saving import save
 from reports import plots, tune_plots, tune_tables
 from reports.formats import Report, text
@@ -28,7 +28,7 @@ class Found:
     chosen: Chosen
 
     @classmethod
-    def of(cls, study: TuningStudy, chosen: Chosen) -> Found:
+    def of(cls, study: OptunaStudy, chosen: Chosen) -> Found:
         """Everything that the storage has of a study."""
         about = (study.name, study.address, study.search, study.objective)
         return cls(*about, study.trials(), study.importance(), chosen)
@@ -37,11 +37,11 @@ class Found:
     def report(self) -> Report:
         """The best trials or the front, what mattered, the network that was chosen."""
         search = self.search
-        how = f"{search.optimizer}, {search.activation}, at most {search.epochs} epochs"
+        how = f"{search.optimizer}, {search.activation}, at most {search.epochs} epochs, seed {search.seed}"
         heading = (
             ("study", f"{self.name} in {self.address}"),
             ("searched for", f"{self.objective.metric}{' against time' if self.objective.timed else ''}"),
-            ("trials of", f"{how}, seed {search.seed}, {search.threads} threads"),
+            ("trials of", ", ".join(filter(None, (how, search.place)))),
         )
         return tune_tables.report(heading, self.objective, self.trials, self.importance, self.chosen)
 

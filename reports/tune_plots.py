@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.optuna_study import Trial
 from bench.tuning import Objective
-from bench.tuning_study import Trial
 from reports.plots import OURS
 
 GREY = "#AAAAAA"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from bench.optuna_study import Trial
 from bench.tuning import Chosen, Objective
-from bench.tuning_study import Trial
 from reports.formats import MISSING, Line, Report, Section, Table, number
 
 BEST = 10

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from bench import signals, studies
 from bench.cli import main
 from bench.holdout import Holdout
-from bench.studies import Arm, descent, smoothed, train
+from bench.studies import Arm, descent, exponential_average, train
 from impls.nn.initializers import Initializer
 from impls.nn.optimizers import Adam
 from impls.nn.schedules import StepDecay
@@ -77,8 +77,8 @@ def test_he_keeps_relus_signal_and_gradient_and_zeros_have_none(data):
 def test_smoothing_is_the_mean_of_what_was_weighted_by_its_age():
     values = [3.0, 1.0, 2.0]
     expected = [np.average(values[: i + 1], weights=0.9 ** np.arange(i + 1)[::-1]) for i in range(3)]
-    np.testing.assert_allclose(smoothed(values), expected)
-    np.testing.assert_array_equal(smoothed(values, 0), values)
+    np.testing.assert_allclose(exponential_average(values), expected)
+    np.testing.assert_array_equal(exponential_average(values, 0), values)
 
 
 def test_an_arm_is_trained_by_the_one_training_loop(data):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from bench import tuning, tuning_study
+from bench import optuna_study, tuning
 from bench.cli import main
 from bench.holdout import Holdout, hold_out
+from bench.optuna_study import OptunaStudy, TuneError
 from bench.tuning import Choice, Search, Space, finish, implementations, train
-from bench.tuning_study import TuneError, TuningStudy
 from impls.nn.saving import load
 from impls.nn.training import Data, evaluate
 from impls.specs import SpecError
@@ -43,16 +44,16 @@ def data() -> Holdout:
     return Holdout("made", part(48), part(30), part(30))
 
 
-def study_in(folder: Path, objective: str = "accuracy", **options) -> TuningStudy:
-    """A small study in a SQLite file; skips without Optuna."""
+def study_in(address: str = "sqlite://", objective: str = "accuracy", **options) -> OptunaStudy:
+    """A small study in a storage, of this process's memory if nobody says otherwise; skips without Optuna."""
     pytest.importorskip("optuna")
     options = {"epochs": 3} | options
-    return TuningStudy(Search(dataset="made", objective=objective, **options), SMALL, f"sqlite:///{folder}/s.sqlite")
+    return OptunaStudy(Search(dataset="made", objective=objective, **options), SMALL, address)
 
 
-def params_of(study: TuningStudy) -> list:
+def params_of(study: OptunaStudy) -> list:
     """What every finished trial was."""
-    return [(dict(t.params), t.values) for t in study.trials() if t.state in tuning_study.FINISHED]
+    return [(dict(t.params), t.values) for t in study.trials() if t.state in optuna_study.FINISHED]
 
 
 # --- choices ---
@@ -70,8 +71,6 @@ def test_a_choice_is_a_network_and_its_settings():
 
 @pytest.mark.parametrize("name", ["numpy", "numba_jit"])
 def test_an_implementation_computes_every_layer_that_keeps_its_initializer(name):
-    from dataclasses import replace
-
     network = replace(CHOICE, implementation=name).network(Search(dataset="made"), (3, 3, 1), 3)
     for layer in ("d1", "d3", "d5"):
         options = network.options_of(layer)
@@ -99,8 +98,6 @@ def test_a_trained_choice_has_the_weights_of_its_best_epoch_and_is_the_same_ever
 
 
 def test_a_choice_that_diverges_is_told_and_judged_by_what_it_reached(data):
-    from dataclasses import replace
-
     wild = replace(CHOICE, rate=1e30, clip="none", clip_at=None, dropout=0.0)
     search = Search(dataset="made", optimizer="sgd")
     found = train(search, wild, data.train, data.validation)
@@ -145,38 +142,39 @@ def test_without_optuna_the_command_says_what_to_install(monkeypatch):
 # --- studies ---
 
 
-def test_a_study_that_was_interrupted_goes_on_as_it_would_have(data, tmp_path):
-    """The sampler of a trial is a function of the seed and its number."""
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    whole = study_in(tmp_path / "whole")
-    whole.run(data, 14)
-    study_in(tmp_path / "parts").run(data, 12)
-    parts = study_in(tmp_path / "parts")
-    parts.run(data, 14)
+@pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
+def test_a_study_that_was_interrupted_goes_on_as_it_would_have(kind, data, tmp_path):
+    """The sampler of a trial is a function of the seed and its number; from the eleventh on it learns from others."""
+    address = f"{kind}{tmp_path}/study"
+    whole = study_in(epochs=1)
+    whole.run(data, 12)
+    study_in(address, epochs=1).run(data, 11)
+    parts = study_in(address, epochs=1)
+    parts.run(data, 12)
     assert params_of(parts) == params_of(whole)
-    parts.run(data, 14)
-    assert parts.finished == len(params_of(whole)) == 14
+    parts.run(data, 12)
+    assert parts.finished == len(params_of(whole)) == 12
     for trial in whole.trials():
         assert set(trial.params) >= {"layers", "width_1", "dropout", "rate", "initializer", "clip", "batch"}
         assert trial.params["layers"] <= 2
         assert 1e-3 <= trial.params["rate"] <= 1e-1
 
 
-def test_a_hopeless_trial_ends_before_its_last_epoch(data, tmp_path, monkeypatch):
+def test_a_hopeless_trial_ends_before_its_last_epoch(data, monkeypatch):
     """The median of the trials before decides, from a trial and an epoch on that are made small here."""
-    monkeypatch.setattr(tuning_study, "STARTUP", 1)
-    monkeypatch.setattr(tuning_study, "WARM_EPOCHS", 0)
-    study = study_in(tmp_path, epochs=6)
-    study.run(data, 12)
+    monkeypatch.setattr(optuna_study, "STARTUP", 1)
+    monkeypatch.setattr(optuna_study, "WARM_EPOCHS", 0)
+    study = study_in(epochs=4)
+    study.run(data, 8)
     pruned = [trial for trial in study.trials() if trial.state == "PRUNED"]
     assert pruned
-    assert all(len(trial.curve) < 6 for trial in pruned)
+    assert all(len(trial.curve) < 4 for trial in pruned)
 
 
-def test_the_best_trial_is_the_one_that_was_judged_best_and_can_be_made_again(data, tmp_path):
-    study = study_in(tmp_path, "loss")
-    study.run(data, 11)
+def test_the_best_trial_is_the_one_that_was_judged_best_and_can_be_made_again(data, monkeypatch):
+    monkeypatch.setattr(optuna_study, "ENOUGH", 4)
+    study = study_in(objective="loss")
+    study.run(data, 6)
     (best,) = [trial for trial in study.trials() if trial.on_front]
     assert best.values[0] == min(trial.values[0] for trial in study.trials() if trial.state == "COMPLETE")
     chosen = finish(study.search, study.best(), data)
@@ -187,8 +185,8 @@ def test_the_best_trial_is_the_one_that_was_judged_best_and_can_be_made_again(da
 
 
 def test_time_to_accuracy_gives_a_front_and_its_files(data, tmp_path):
-    study = study_in(tmp_path, "time")
-    study.run(data, 6)
+    study = study_in(objective="time")
+    study.run(data, 4)
     trials = study.trials()
     for trial in trials:
         accuracy, seconds = trial.values
@@ -202,49 +200,55 @@ def test_time_to_accuracy_gives_a_front_and_its_files(data, tmp_path):
     assert (
         load(tmp_path / "out" / "best.safetensors").named_weights().keys() == found.chosen.judged.named_weights().keys()
     )
-    assert len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 6
+    assert len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 4
 
 
 def test_a_study_of_something_else_is_not_gone_on_with(tmp_path):
-    study_in(tmp_path)
+    address = f"sqlite:///{tmp_path}/study"
+    study_in(address)
     with pytest.raises(TuneError, match=r"epochs 3, now 4.*--name"):
-        study_in(tmp_path, epochs=4)
+        study_in(address, epochs=4)
+
+
+def test_where_time_is_judged_another_machine_or_thread_count_is_another_study(tmp_path):
+    address = f"sqlite:///{tmp_path}/study"
+    study_in(address, "time", place="2 threads of one")
+    with pytest.raises(TuneError, match="place 2 threads of one, now 2 threads of another"):
+        study_in(address, "time", place="2 threads of another")
 
 
 def test_a_storage_that_cannot_be_opened_is_named(tmp_path):
     pytest.importorskip("optuna")
     with pytest.raises(TuneError, match="nonsense://x cannot be opened"):
-        TuningStudy(Search(dataset="digits"), SMALL, "nonsense://x")
+        OptunaStudy(Search(dataset="digits"), SMALL, "nonsense://x")
 
 
-def shared(address: str, folder: Path, environment: dict[str, str]) -> TuningStudy:
-    """A study that two processes work on at once, three trials in all and a little more; both end well."""
+def shared(address: str) -> OptunaStudy:
+    """A study that two processes work on at once, with four trials and at most one more; both end well."""
     pytest.importorskip("optuna")
     words = ["tune", "--trials", "4", "--epochs", "1", "--threads", "1", "--storage", address, "--name", "shared"]
     command = [sys.executable, "-m", "bench", *words]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    both = [subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **streams) for _ in range(2)]
+    both = [subprocess.Popen(command, cwd=ROOT, **streams) for _ in range(2)]
     for process in both:
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0, printed
     search = Search(dataset="digits", epochs=1)
-    return TuningStudy(search, Space(), address, "shared")
+    return OptunaStudy(search, Space(), address, "shared")
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_two_processes_share_a_study_and_no_two_trials_are_the_same(kind, tmp_path):
-    path = tmp_path / "study"
-    study = shared(f"sqlite:///{path}" if kind == "sqlite" else f"journal:{path}", tmp_path, {})
-    trials = [trial for trial in study.trials() if trial.state in tuning_study.FINISHED]
+def test_two_processes_share_a_study_and_no_two_trials_are_the_same(tmp_path):
+    study = shared(f"sqlite:///{tmp_path}/study")
+    trials = [trial for trial in study.trials() if trial.state in optuna_study.FINISHED]
     assert 4 <= len(trials) <= 5  # each finishes the one that it has begun
     assert len({json.dumps(dict(trial.params), sort_keys=True) for trial in trials}) == len(trials)
 
 
-def test_two_processes_share_a_study_in_postgresql(tmp_path):
+def test_two_processes_share_a_study_in_postgresql():
     address = os.environ.get("LAYERBENCH_POSTGRESQL")
     if not address:
         pytest.skip("no PostgreSQL server: LAYERBENCH_POSTGRESQL names none")
-    assert len(shared(address, tmp_path, {}).trials()) >= 4
+    assert len(shared(address).trials()) >= 4
 
 
 def test_the_command_searches_the_digits_and_its_files_say_what_it_found(tmp_path):

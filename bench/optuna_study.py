@@ -18,7 +18,7 @@ import numpy as np
 from sqlalchemy.exc import DatabaseError
 
 from bench.holdout import Holdout
-from bench.tuning import OBJECTIVES, Choice, Search, Space, suggest, train
+from bench.tuning import OBJECTIVES, Choice, Search, Space, train
 from impls.nn.training import Record
 
 if TYPE_CHECKING:
@@ -71,7 +71,23 @@ Watch: TypeAlias = Callable[[int, int, Record], object]
 """Called after every epoch with the trial's number, the epoch from 1, and its record."""
 
 
-class TuningStudy:
+def suggest(trial: optuna.trial.BaseTrial, space: Space) -> Choice:
+    """A point of the space, as the trial's sampler, or a trial that has been, has it."""
+    layers = trial.suggest_int("layers", *space.layers)
+    clip = str(trial.suggest_categorical("clip", space.clips))
+    return Choice(
+        widths=tuple(trial.suggest_int(f"width_{number}", *space.widths) for number in range(1, layers + 1)),
+        dropout=trial.suggest_float("dropout", *space.dropout),
+        rate=trial.suggest_float("rate", *space.rates, log=True),
+        initializer=str(trial.suggest_categorical("initializer", space.initializers)),
+        clip=clip,
+        clip_at=None if clip == "none" else trial.suggest_float("clip_at", *space.clip_at),
+        batch=int(str(trial.suggest_categorical("batch", space.batches))),
+        implementation=str(trial.suggest_categorical("implementation", space.implementations)),
+    )
+
+
+class OptunaStudy:
     """A study in a storage; made there if it is not there yet."""
 
     def __init__(self, search: Search, space: Space, address: str = STORAGE, name: str = "") -> None:
