@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from bench.signals import Signals, Stack
 from bench.studies import CLIP_AT, SMOOTHING, Outcome, best_rate, exponential_average
+from reports.dressing import dress, finished
 from reports.plots import OURS
 
 Outcomes: TypeAlias = Sequence[Outcome]
@@ -24,9 +24,6 @@ PANEL = (4.2, 3.0)
 
 TRAINING: Mapping[str, Any] = {"ls": "-"}
 VALIDATION: Mapping[str, Any] = {"ls": "--"}
-
-READABLE = 1e4
-"""Largest over smallest value up to which a logarithmic axis has plain numbers."""
 
 
 def figures(name: str, outcomes: Outcomes, title: str) -> dict[str, Figure]:
@@ -59,7 +56,7 @@ def curves(outcomes: Outcomes, title: str = "") -> Figure:
     handles = _handles(outcomes)
     handles += [Line2D([], [], **TRAINING, color="black", label="training loss")]
     handles += [Line2D([], [], **VALIDATION, color="black", label="validation loss")]
-    return _finished(figure, f"{title}\npale: as it was; strong: smoothed by {SMOOTHING:g}", handles)
+    return finished(figure, f"{title}\npale: as it was; strong: smoothed by {SMOOTHING:g}", handles)
 
 
 def norms(outcomes: Outcomes, title: str = "") -> Figure:
@@ -72,7 +69,7 @@ def norms(outcomes: Outcomes, title: str = "") -> Figure:
         axis.axhline(CLIP_AT, color="black", lw=0.6, ls=":")
         axis.set(xlabel="step", ylabel=f"gradient's norm, {what}", yscale="log")
     dotted = Line2D([], [], color="black", lw=0.6, ls=":", label=f"{CLIP_AT:g}")
-    return _finished(figure, title, [*_handles(outcomes), dotted])
+    return finished(figure, title, [*_handles(outcomes), dotted])
 
 
 def stopping(outcomes: Outcomes, title: str = "") -> Figure:
@@ -90,7 +87,7 @@ def stopping(outcomes: Outcomes, title: str = "") -> Figure:
         Line2D([], [], color="black", ls="", marker="|", ms=10, mew=2, label="end"),
         Line2D([], [], color="black", ls="", marker="o", mfc="none", label="weights restored"),
     ]
-    return _finished(figure, title, [*_handles(outcomes), *marks])
+    return finished(figure, title, [*_handles(outcomes), *marks])
 
 
 def rates(outcomes: Outcomes, title: str = "") -> Figure:
@@ -101,7 +98,7 @@ def rates(outcomes: Outcomes, title: str = "") -> Figure:
         right.plot(outcome.rates, [record["val_loss"] for record in outcome.history], color=colour, lw=1.4)
     left.set(xlabel="step", ylabel="learning rate")
     right.set(xlabel="learning rate at that step", ylabel="validation loss", yscale="log")
-    return _finished(figure, title, _handles(outcomes))
+    return finished(figure, title, _handles(outcomes))
 
 
 def rate_range(outcomes: Outcomes, title: str = "") -> Figure:
@@ -114,7 +111,7 @@ def rate_range(outcomes: Outcomes, title: str = "") -> Figure:
         axis.plot(rate, losses[outcome.rates.index(rate)], "o", color=colour, ms=7)
     axis.set(xlabel="learning rate", ylabel="training loss", xscale="log", yscale="log")
     dot = Line2D([], [], color="black", ls="", marker="o", label="steepest fall")
-    return _finished(figure, title, [*_handles(outcomes), dot])
+    return finished(figure, title, [*_handles(outcomes), dot])
 
 
 def against(label: str) -> Callable[[Outcomes, str], Figure]:
@@ -138,7 +135,7 @@ def against(label: str) -> Callable[[Outcomes, str], Figure]:
         ]
         handles += [Line2D([], [], **TRAINING, color="black", label="training loss")]
         handles += [Line2D([], [], **VALIDATION, color="black", label="validation loss")]
-        return _finished(figure, title, handles)
+        return finished(figure, title, handles)
 
     return draw
 
@@ -166,7 +163,7 @@ def signals(found: Iterable[Signals], title: str = "") -> Figure:
         axes[row, 0].set_ylabel(f"variance of the {what}", fontsize=8)
     for axis in axes.flat:
         axis.set_yscale("log")
-        _dress(axis)
+        dress(axis)
     handles = [Line2D([], [], color=OURS[i], marker="o", ms=3, label=name) for i, name in enumerate(names)]
     figure.suptitle(title, fontsize=9)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
@@ -189,7 +186,7 @@ def stacks(found: Iterable[Stack], title: str = "") -> Figure:
         axis.plot(np.arange(1, len(values) + 1), shown, color=colour, lw=1.4)
         handles.append(Line2D([], [], color=colour, label=label))
     axis.set(xlabel="products of 512 x 512 matrices", ylabel="standard deviation of the values", yscale="log")
-    return _finished(figure, title, handles)
+    return finished(figure, title, handles)
 
 
 _FIGURES: Mapping[str, Mapping[str, Callable[[Outcomes, str], Figure]]] = MappingProxyType(
@@ -204,8 +201,8 @@ _FIGURES: Mapping[str, Mapping[str, Callable[[Outcomes, str], Figure]]] = Mappin
 )
 _BY_GROUP = (norms,)
 """Figures that show one group of arms; the others show all together."""
-_WITHOUT_CURVES = ("range", "depth")
-"""Studies whose epochs are steps of a test, or which have too many arms."""
+_WITHOUT_CURVES = ("stopping", "range", "depth")
+"""Studies of which another figure has the curves, whose epochs are steps of a test, or which have too many arms."""
 
 
 def _groups(outcomes: Outcomes) -> list[tuple[str, list[Outcome]]]:
@@ -220,35 +217,19 @@ def _coloured(outcomes: Outcomes) -> list[tuple[Outcome, str]]:
 
 
 def _handles(outcomes: Outcomes) -> list[Line2D]:
-    return [Line2D([], [], color=colour, label=outcome.arm.label) for outcome, colour in _coloured(outcomes)]
+    """One for each arm; arms that came to the same hide one another, and share the one that is seen."""
+    seen: dict[tuple[float, ...], tuple[list[str], str]] = {}
+    for outcome, colour in _coloured(outcomes):
+        key = tuple(record["loss"] for record in outcome.history)
+        labels, _ = seen.get(key, ([], ""))
+        seen[key] = [*labels, outcome.arm.label], colour
+    return [Line2D([], [], color=colour, label=" = ".join(labels)) for labels, colour in seen.values()]
 
 
 def _panels(count: int, width: float = PANEL[0], **options: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure((width * count, PANEL[1] + 0.6), layout="constrained")
     axes = list(figure.subplots(1, count, squeeze=False, **options)[0])
     return figure, axes
-
-
-def _finished(figure: Figure, title: str, handles: Sequence[Line2D]) -> Figure:
-    for axis in figure.axes:
-        _dress(axis)
-    figure.suptitle(title, fontsize=9)
-    columns = 3 if max(len(str(handle.get_label())) for handle in handles) > 24 else 5
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-    return figure
-
-
-def _dress(axis: Axes) -> None:
-    axis.grid(color="#DDDDDD", lw=0.5)
-    axis.set_axisbelow(True)
-    axis.tick_params(which="both", labelsize=7)
-    axis.set_xlabel(axis.get_xlabel(), fontsize=8)
-    axis.set_ylabel(axis.get_ylabel(), fontsize=8)
-    low, high = axis.get_ylim()
-    if axis.get_yscale() == "log" and high / low < READABLE:
-        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if high / low > 10 else range(2, 10)))
-        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
 
 def _stem(*words: str) -> str:

@@ -15,7 +15,8 @@ _HEADINGS = (
     *("training loss", "largest norm", "note"),
 )
 _NOTES = (
-    "val. loss, val. accuracy: of the weights that are left. best epoch: of the lowest validation loss",
+    "val. loss, val. accuracy: of the weights that are left, with a patience those of the best epoch",
+    "best epoch: of the lowest validation loss. steepest: the learning rate where the training loss falls fastest",
     "training loss: of the last epoch, while the weights moved. largest norm: of a step's gradient, before clipping",
 )
 
@@ -51,9 +52,9 @@ def _note(outcome: Outcome) -> str:
     if outcome.failure:
         return outcome.failure.partition(";")[0]
     if outcome.arm.is_range_test and len(outcome.history) > 1:
-        return f"falls fastest at a rate of {number(best_rate(outcome))}"
+        return f"steepest at {number(best_rate(outcome))}"
     if outcome.arm.settings.early_stopping and len(outcome.history) < outcome.arm.settings.epochs:
-        return f"stopped; the weights of epoch {outcome.best_epoch} restored"
+        return "stopped early"
     return ""
 
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from bench.optuna_study import Trial
 from bench.tuning import Objective
+from reports.dressing import finished
 from reports.plots import OURS
 
 GREY = "#AAAAAA"
@@ -54,11 +55,11 @@ def history(objective: Objective, trials: Sequence[Trial], title: str = "") -> F
     values = best.accumulate([trial.values[0] for trial in complete])
     axis.step([t.number for t in complete], values, where="post", color=OURS[3], lw=1.2, label="best so far")
     axis.set(xlabel="trial", ylabel=_said(objective), yscale=_scale(objective))
-    return _finished(figure, title, axis.get_legend_handles_labels()[0])
+    return finished(figure, title, axis.get_legend_handles_labels()[0])
 
 
 def curves(objective: Objective, trials: Sequence[Trial], title: str = "") -> Figure:
-    """The judging figure by epoch: the best trial strong, the pruned ones grey."""
+    """The judging figure by epoch: the best trials strong, the pruned ones grey."""
     figure = Figure((6.5, 3.6), layout="constrained")
     axis = figure.subplots()
     for trial in sorted(trials, key=lambda trial: (trial.on_front, trial.state == "COMPLETE")):
@@ -76,7 +77,7 @@ def curves(objective: Objective, trials: Sequence[Trial], title: str = "") -> Fi
         Line2D([], [], color=OURS[0], label="finished"),
         Line2D([], [], color=GREY, marker="x", ms=4, label="pruned"),
     ]
-    return _finished(figure, title, handles)
+    return finished(figure, title, handles)
 
 
 def parameters(objective: Objective, trials: Sequence[Trial], title: str = "") -> Figure:
@@ -96,15 +97,15 @@ def parameters(objective: Objective, trials: Sequence[Trial], title: str = "") -
             axis.set_xticks(range(len(known)), known, rotation=90)
             own = [known.index(value) for value in own]
         axis.scatter(own, values, c=numbers, cmap="viridis", s=12)
-        axis.set_xlabel(name, fontsize=8)
+        axis.set_xlabel(name)
         axis.set_yscale(_scale(objective))
         if name in LOGARITHMIC:
             axis.set_xscale("log")
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
-        axis.set_ylabel(_said(objective), fontsize=8)
-    return _finished(figure, f"{title}\nlighter: later trials" if title else "lighter: later trials", [])
+        axis.set_ylabel(_said(objective))
+    return finished(figure, f"{title}\nlighter: later trials" if title else "lighter: later trials")
 
 
 def importances(importance: Mapping[str, float], title: str = "") -> Figure:
@@ -116,7 +117,7 @@ def importances(importance: Mapping[str, float], title: str = "") -> Figure:
     for place, name in enumerate(names):
         axis.text(importance[name], place, f" {importance[name]:.1%}", va="center", fontsize=7)
     axis.set(xlabel="share of the variance explained", xlim=(0, 1.15 * max(importance.values())))
-    return _finished(figure, title, [])
+    return finished(figure, title)
 
 
 def front(trials: Sequence[Trial], title: str = "") -> Figure:
@@ -130,7 +131,7 @@ def front(trials: Sequence[Trial], title: str = "") -> Figure:
     best = sorted((trial.values[1], trial.values[0]) for trial in trials if trial.on_front)
     axis.step(*zip(*best, strict=True), where="post", color="black", lw=1, label="front")
     axis.set(xlabel="seconds of training until then", ylabel="validation accuracy", xscale="log")
-    return _finished(figure, title, axis.get_legend_handles_labels()[0])
+    return finished(figure, title, axis.get_legend_handles_labels()[0])
 
 
 def _said(objective: Objective) -> str:
@@ -139,14 +140,3 @@ def _said(objective: Objective) -> str:
 
 def _scale(objective: Objective) -> str:
     return "linear" if objective.metric.endswith("accuracy") else "log"
-
-
-def _finished(figure: Figure, title: str, handles: Sequence[Any]) -> Figure:
-    for axis in figure.axes:
-        axis.grid(color="#DDDDDD", lw=0.5)
-        axis.set_axisbelow(True)
-        axis.tick_params(labelsize=7)
-    figure.suptitle(title, fontsize=9)
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    return figure

@@ -17,7 +17,7 @@ from impls.nn.initializers import Initializer
 from impls.nn.optimizers import Adam
 from impls.nn.schedules import StepDecay
 from impls.nn.training import Data, EarlyStopping, Settings, Trainer
-from reports import study_folder
+from reports import study_folder, study_plots
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,14 @@ def test_every_study_has_its_table_figures_and_files(name, data, tmp_path):
     assert len(frame) == 2 * len(arms)
     assert logged == [(arm.name, 2) for arm in arms]
     assert frame["val_accuracy"].between(0, 1).all()
+
+
+def test_arms_that_came_to_the_same_share_a_line_of_the_legend(data):
+    """They hide one another in the figure."""
+    same = [train(Arm(label=label, settings=descent(2)), data) for label in ("one", "two")]
+    other = train(Arm(label="other", settings=descent(2, 0.1)), data)
+    (legend,) = study_plots.curves([*same, other]).legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["one = two", "other"]
 
 
 def test_depth_varies_the_number_of_hidden_layers_and_dropout_the_rate():
