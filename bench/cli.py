@@ -625,7 +625,7 @@ def tune_command(
     pools = threads or usable_cores()
     search, space = Search(**options), Space()
     if OBJECTIVES[search.objective].timed:
-        search = replace(search, place=f"{pools} threads of {describe()['id']}")
+        search = replace(search, place=f"machine {describe()['id']}, threads: {pools}")
         space = Space(implementations=implementations())
     study = OptunaStudy(search, space, storage, name)
     data = hold_out(search.dataset, search.seed)

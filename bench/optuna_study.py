@@ -192,7 +192,7 @@ class OptunaStudy:
                     return self._create()
             return self._create()
         except Exception as error:  # whatever a database's driver raises
-            raise TuneError(f"the storage {self.address} cannot be opened: {error}") from error
+            raise TuneError(f"the storage {self.address} cannot be opened: {error.__cause__ or error}") from error
 
     def _create(self) -> Any:
         return self._optuna.create_study(
@@ -217,7 +217,7 @@ def _import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise TuneError("layerbench tune needs Optuna: pip install -e '.[tune]' -c constraints.txt") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what fails is raised
     return optuna
 
 

@@ -212,9 +212,9 @@ def test_a_study_of_something_else_is_not_gone_on_with(tmp_path):
 
 def test_where_time_is_judged_another_machine_or_thread_count_is_another_study(tmp_path):
     address = f"sqlite:///{tmp_path}/study"
-    study_in(address, "time", place="2 threads of one")
-    with pytest.raises(TuneError, match="place 2 threads of one, now 2 threads of another"):
-        study_in(address, "time", place="2 threads of another")
+    study_in(address, "time", place="machine a, threads: 2")
+    with pytest.raises(TuneError, match="place machine a, threads: 2, now machine b, threads: 2"):
+        study_in(address, "time", place="machine b, threads: 2")
 
 
 def test_a_storage_that_cannot_be_opened_is_named(tmp_path):
