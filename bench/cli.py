@@ -71,6 +71,7 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.optuna_study", "TuneError", 2),
         ("bench.results", "Failure", 1),
         ("bench.sources", "SourceError", 2),
+        ("impls.nn.training", "TrainingError", 1),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:

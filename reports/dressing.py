@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 READABLE = 1e4
@@ -17,7 +17,7 @@ LONG = 24
 """Letters of a label of which fewer stand side by side."""
 
 
-def finished(figure: Figure, title: str, handles: Sequence[Line2D] = ()) -> Figure:
+def finished(figure: Figure, title: str, handles: Sequence[Artist] = ()) -> Figure:
     """The same figure with its title above, every axis dressed, and a legend below where there are handles."""
     for axis in figure.axes:
         dress(axis)
