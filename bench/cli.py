@@ -37,6 +37,7 @@ PROFILE_OPTIONS = (
 Command = Callable[..., Any]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Group(click.Group):
@@ -67,8 +68,10 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
         ("bench.ceilings", "ProfileError", 2),
+        ("bench.optuna_study", "TuneError", 2),
         ("bench.results", "Failure", 1),
         ("bench.sources", "SourceError", 2),
+        ("impls.nn.training", "TrainingError", 1),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -569,6 +572,102 @@ def train(
         ctx.exit(130)
     if any(row.status not in ("OK", "UNAVAILABLE") and not row.competitor for row in rows):
         ctx.exit(1)
+
+
+@main.command("study")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--dataset", default="digits", show_default=True, help="Any with classes.")
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: the study's own]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and split.")
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("-o", "--output", type=_FOLDER, help="Write figures, tables and every epoch there.")
+def study_command(
+    names: tuple[str, ...], dataset: str, epochs: int | None, seed: int, threads: int | None, output: Path | None
+) -> None:
+    """What one choice does to training: initializers, signals, dropout, clipping, stopping, range, schedules, ...
+
+    All of them without NAME. One thing is varied, the rest stays at a baseline, and a part of the training data that is
+    held out judges; the test data are not looked at.
+    """
+    from bench.holdout import hold_out
+    from bench.machine import usable_cores
+    from bench.profile_training import threads as with_threads
+    from bench.watching import of_study
+    from reports import formats, study_folder
+
+    chosen = study_folder.known(names)
+    data = hold_out(dataset, seed)
+    with with_threads(threads or usable_cores()):
+        for name in chosen:
+            with of_study(_console(stderr=True), name) as watch:
+                found = study_folder.conduct(name, data, epochs, seed, watch)
+            formats.show(found.report, _console())
+            for path in study_folder.write(output, found) if output else ():
+                click.echo(path)
+
+
+@main.command("tune")
+@click.option("--dataset", default="digits", show_default=True, help="Any with classes.")
+@click.option("--objective", default="accuracy", show_default=True, help="accuracy, loss, or time: to accuracy.")
+@click.option("--trials", type=click.IntRange(min=1), default=100, show_default=True, help="In all, over all sittings.")
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Of a trial, at most.")
+@click.option("--activation", default="relu", show_default=True, help="Of the hidden layers.")
+@click.option("--optimizer", default="adam", show_default=True, help="sgd, adam, rmsprop, ...")
+@click.option(
+    "--storage",
+    default="sqlite:///layerbench-tune.sqlite",
+    show_default=True,
+    help="SQLAlchemy URL, or journal:FILE; several processes may share one.",
+)
+@click.option("--name", default="", help="Of the study.  [default: DATASET-OBJECTIVE]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("-o", "--output", type=_FOLDER, help="Write networks, figures, tables and every trial there.")
+@click.pass_context
+def tune_command(
+    ctx: click.Context,
+    /,
+    trials: int,
+    storage: str,
+    name: str,
+    threads: int | None,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Search for layers, widths, dropout, rate, weights, clipping and batch with Optuna; a validation part judges.
+
+    The same command goes on with a study that was interrupted, and works on one together with others. The best network
+    is trained once more, and again on all training data; only that last one meets the test data.
+    """
+    from dataclasses import replace
+
+    from bench.holdout import hold_out
+    from bench.machine import describe, usable_cores
+    from bench.optuna_study import OptunaStudy
+    from bench.profile_training import threads as with_threads
+    from bench.tuning import OBJECTIVES, Search, Space, finish, implementations
+    from bench.watching import of_search
+    from reports import formats, tune_folder
+
+    pools = threads or usable_cores()
+    search, space = Search(**options), Space()
+    if OBJECTIVES[search.objective].timed:
+        search = replace(search, place=f"machine {describe()['id']}, threads: {pools}")
+        space = Space(implementations=implementations())
+    study = OptunaStudy(search, space, storage, name)
+    data = hold_out(search.dataset, search.seed)
+    with with_threads(pools):
+        try:
+            with of_search(_console(stderr=True), study, trials) as watch:
+                study.run(data, trials, watch)
+        except KeyboardInterrupt:
+            click.echo(f"stopped: {study.finished} trials are kept; go on with the same command", err=True)
+            ctx.exit(130)
+        chosen = finish(search, study.best(), data)
+    found = tune_folder.Found.of(study, chosen)
+    formats.show(found.report, _console())
+    for path in tune_folder.write(output, found) if output else ():
+        click.echo(path)
 
 
 @main.command("auto")

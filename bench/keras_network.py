@@ -21,7 +21,7 @@ import numpy.typing as npt
 from bench.keras_state import keras_optimizer
 from impls.competitors._library import quiet, quiet_import
 from impls.nn.network import activation_of
-from impls.nn.structure import AveragePool, Conv, Dense, Dropout, MaxPool, Step, Structure, steps
+from impls.nn.structure import AveragePool, BatchNorm, Conv, Dense, Dropout, MaxPool, Step, Structure, steps
 from impls.nn.training import Settings, has_accuracy
 from impls.specs import Shape
 
@@ -39,13 +39,13 @@ def set_weights(model: Any, weights: Mapping[str, Array]) -> None:
     """Give the model a network's parameters, by their names there (c0/kernel). Raises KeyError for a missing one."""
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights([weights[f"{layer.name}/{kind}"] for kind in ("kernel", "bias")])
+            layer.set_weights([weights[f"{layer.name}/{weight.name}"] for weight in layer.weights])
 
 
 def get_weights(model: Any) -> dict[str, Array]:
     """The model's parameters by a network's names."""
-    pairs = ((layer.name, zip(("kernel", "bias"), layer.get_weights(), strict=False)) for layer in model.layers)
-    return {f"{name}/{kind}": array for name, arrays in pairs for kind, array in arrays}
+    pairs = ((layer.name, zip(layer.weights, layer.get_weights(), strict=True)) for layer in model.layers)
+    return {f"{name}/{weight.name}": array for name, arrays in pairs for weight, array in arrays}
 
 
 class KerasTrainee:
@@ -117,6 +117,8 @@ def keras_layer(keras: Any, step: Step, activation: str) -> Any:
             return layers.AveragePooling2D(pool, name=name)
         case Dropout(rate):
             return layers.Dropout(rate, name=name)
+        case BatchNorm():
+            return layers.BatchNormalization(name=name)
         case Dense(units):
             return layers.Dense(units, activation=activation, name=name)
     return layers.Flatten(name=name)

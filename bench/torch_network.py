@@ -1,7 +1,8 @@
 """The same network in PyTorch: its own layers and optimizer in a plain loop, images in channels_last memory.
 
 PyTorch keeps kernels as (F, C, KH, KW) and dense weights as (units, inputs), and flattens channels first: weights are
-rearranged on the way in and back, and images are brought to our order before they are flattened.
+rearranged on the way in and back, and images are brought to our order before they are flattened. The moving variance of
+its batch normalisation averages sample variances (n - 1); Keras' and ours average the population's (n).
 """
 
 from __future__ import annotations
@@ -14,16 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from impls.competitors._library import quiet_import
+from impls.nn.normalization import EPSILON, MOMENTUM
 from impls.nn.optimizers import SGD, Adam
-from impls.nn.structure import AveragePool, Conv, Dropout, Flatten, MaxPool, Step, Structure, steps
+from impls.nn.structure import AveragePool, BatchNorm, Conv, Dropout, Flatten, MaxPool, Step, Structure, steps
 from impls.nn.training import Settings
 from impls.specs import Shape, SpecError
 
 Array = npt.NDArray[Any]
 
-KERNEL_THERE = {4: (3, 2, 0, 1), 2: (1, 0)}
+KERNEL_THERE = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 """Ours as PyTorch's, by the number of axes."""
-KERNEL_HERE = {4: (2, 3, 1, 0), 2: (1, 0)}
+KERNEL_HERE = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+
+TENSORS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+"""What PyTorch calls a parameter of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class TorchTrainee:
         self.head = _HEADS[settings.loss]
         self.x, self.optimizer_settings = x, settings.optimizer
         self.targets = targets.argmax(axis=1) if settings.loss == "categorical_crossentropy" else targets
-        chain = steps(structure, image_shape)
+        self.chain = chain = steps(structure, image_shape)
         self.modules = {step.name: self._module(step) for step in chain if not isinstance(step.layer, Flatten)}
         self.stages: list[Callable[[Any], Any]] = []
         for step in chain:
@@ -72,10 +84,9 @@ class TorchTrainee:
     def restart(self, weights: Mapping[str, Array]) -> None:
         """These weights, and an optimizer that has taken no step."""
         with self.torch.no_grad():
-            for name, (kernel, bias) in self._parameters():
-                source = np.ascontiguousarray(weights[f"{name}/kernel"].transpose(KERNEL_THERE[kernel.dim()]))
-                kernel.copy_(self.torch.from_numpy(source))
-                bias.copy_(self.torch.from_numpy(weights[f"{name}/bias"].copy()))
+            for name, tensor in self._parameters().items():
+                source = weights[name].transpose(KERNEL_THERE[tensor.dim()])
+                tensor.copy_(self.torch.from_numpy(source.copy()))
         self.optimizer = self._optimizer()
 
     def train(self, parts: Iterable[Array]) -> tuple[float, float | None]:
@@ -103,12 +114,10 @@ class TorchTrainee:
 
     def weights(self) -> dict[str, Array]:
         """By a network's names, in our layout."""
-        found = {}
-        for name, (kernel, bias) in self._parameters():
-            array = kernel.detach().numpy().transpose(KERNEL_HERE[kernel.dim()])
-            found[f"{name}/kernel"] = np.ascontiguousarray(array)
-            found[f"{name}/bias"] = bias.detach().numpy().copy()
-        return found
+        return {
+            name: tensor.detach().numpy().transpose(KERNEL_HERE[tensor.dim()]).copy()
+            for name, tensor in self._parameters().items()
+        }
 
     def _optimizer(self) -> Any:
         """The same optimizer in PyTorch. Raises SpecError for one that it defines in another way."""
@@ -127,9 +136,13 @@ class TorchTrainee:
             tensor = stage(tensor)
         return tensor
 
-    def _parameters(self) -> list[tuple[str, tuple[Any, Any]]]:
-        """(layer's name, (kernel, bias)) of every layer that has them."""
-        return [(name, (m.weight, m.bias)) for name, m in self.modules.items() if hasattr(m, "weight")]
+    def _parameters(self) -> dict[str, Any]:
+        """PyTorch's tensors by a network's names."""
+        return {
+            f"{step.name}/{kind}": getattr(self.modules[step.name], TENSORS[kind])
+            for step in self.chain
+            for kind in step.parameter_shapes
+        }
 
     def _module(self, step: Step) -> Any:
         nn = self.torch.nn
@@ -142,6 +155,9 @@ class TorchTrainee:
                 return nn.AvgPool2d(pool)
             case Dropout(rate):
                 return nn.Dropout(rate)
+            case BatchNorm():
+                kind = nn.BatchNorm2d if len(step.input_shape) == 3 else nn.BatchNorm1d
+                return kind(step.input_shape[-1], eps=EPSILON, momentum=1 - MOMENTUM)
         return nn.Linear(step.input_shape[0], step.output_shape[0])
 
     def _activation(self, step: Step) -> Callable[[Any], Any]:

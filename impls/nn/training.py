@@ -127,6 +127,8 @@ class Trainer:
         self.validation = None if validation is None else _checked(network, validation, "validation")
         self._spans = tuple(_spans(network.parameters))
         self._passes: dict[int, Pass] = {}
+        self._asked: Pass | None = None
+        """The pass that validates: binding one anew in each epoch takes as long as several steps of a small network."""
         self.reset()
 
     def reset(self) -> None:
@@ -158,7 +160,8 @@ class Trainer:
         """One pass over the data in new batches. Raises TrainingError where the loss stops being finite."""
         record = self.train(sampled(len(self.data), self.settings, self._rng))
         if self.validation is not None:
-            found = evaluate(self.network, self.validation, self.settings.loss, self.settings.batch)
+            self._asked = self._asked or Pass(self.network, self.settings.batch, training=False)
+            found = evaluate(self.network, self.validation, self.settings.loss, self._asked.batch, self._asked)
             record |= {f"val_{name}": value for name, value in found.items()}
         self.history.append(record)
         self._watch(record)
@@ -272,14 +275,14 @@ def batches(order: Array, settings: Settings) -> Iterator[Array]:
         yield order[start : start + settings.batch]
 
 
-def predict(network: Network, x: Array, batch: int = 32) -> Array:
+def predict(network: Network, x: Array, batch: int = 32, bound: Pass | None = None) -> Array:
     """The network's answers (n, units) for samples (n, H, W, C).
 
     Every pass has the same batch size, the last one filled up, so that a sample's answer does not depend on which
-    others come with it.
+    others come with it. ``bound``: an inference pass of the network at this batch size, where there is one already.
     """
     answers = np.empty((len(x), *network.output_shape), network.dtype)
-    bound = Pass(network, batch, training=False)
+    bound = bound or Pass(network, batch, training=False)
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
         bound.x[: len(part)] = part
@@ -290,9 +293,9 @@ def predict(network: Network, x: Array, batch: int = 32) -> Array:
     return answers
 
 
-def evaluate(network: Network, data: Data, loss: str, batch: int = 32) -> Record:
-    """Loss (penalties included), and accuracy where the loss is of classes."""
-    answers = predict(network, data.x, batch)
+def evaluate(network: Network, data: Data, loss: str, batch: int = 32, bound: Pass | None = None) -> Record:
+    """Loss (penalties included), and accuracy where the loss is of classes; ``bound`` as for ``predict``."""
+    answers = predict(network, data.x, batch, bound)
     # The activation has been applied: what is asked for is the loss of probabilities.
     value = losses.evaluate(loss, "linear", answers, data.targets.astype(answers.dtype), np.empty_like(answers))
     record: Record = {"loss": value + penalty_of(network)}
