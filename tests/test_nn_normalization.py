@@ -172,7 +172,7 @@ def test_the_trainee_of_a_library_has_our_weights_and_our_answers(library):
     network, data = Network(text, seed=2), some_data()
     Trainer(network, data, Settings(epochs=2, batch=8)).fit()
     weights = network.named_weights()
-    trainee.begin(network.structure, network.image_shape, data.x, data.targets, 0.01, 0)
+    trainee.begin(network.structure, network.image_shape, data.x, data.targets, Settings(epochs=2, batch=8), 0)
     trainee.restart(weights)
     for name, array in trainee.weights().items():
         np.testing.assert_array_equal(array, weights[name], err_msg=name)
