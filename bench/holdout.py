@@ -58,6 +58,8 @@ def hold_out(dataset: str, seed: int = 0, fraction: float = FRACTION) -> Holdout
     if dataset not in datasets.names():
         raise SpecError(f"unknown data set {dataset!r}; known: {', '.join(datasets.names())}")
     split, classes, _ = experiments.images(dataset, 0)
+    if not classes:
+        raise SpecError(f"{dataset} has no classes, of each of which a share would be held out")
     order = np.random.default_rng(seed).permutation(len(split.y_train))
     held = np.zeros(len(order), bool)
     for label in range(classes):
