@@ -1,0 +1,237 @@
+"""The weight gradient by Winograd's F(m, r): the transpose, in the taps, of its forward pass.
+
+    dw = G^T (sum over samples and tiles of (A dy A^T) * (B^T x B)) G
+
+For a block of tiles, x and dy are transformed; then each of the (m + r - 1)^2 points adds one matrix product, channels
+by tiles with tiles by filters, to its sums. The transformed block stays in the second-level cache; sums stay in
+registers while the tiles of a block pass, and are loaded and stored once a block. Of the points of dy one is the
+polynomial's value at (1, 1), the sum of a tile: the bias gradient is the sum of those.
+
+Parts of the batch have sums of their own, which are added pairwise: sums are shorter, and workers need not wait.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from impls.contract import FLOAT32
+from impls.conv2d._correlation import MOST_BYTES, Problem, round_up
+from impls.conv2d._register_tiles import LANES, SINGLE, TILES, blocks, multiply
+from impls.conv2d._winograd_transforms import FORMS, transform_block, transform_gradient, transform_sums
+from impls.numba_setup import njit, numba, prange
+from impls.specs import ITEMSIZE
+from impls.winograd import POINTS
+
+BLOCK_BYTES = 512 << 10
+"""Of a transformed block of x and dy: half of a second-level cache."""
+FEWEST_TILES = 28
+"""Of a block: fewer would not pay for loading and storing the sums."""
+PART_TILES = 64
+"""The fewest tiles of a part, which pays for adding up and transforming its sums."""
+MOST_PARTS = 16
+PIECES = 64
+"""Of the sums, to be added up side by side."""
+AT_ONE = POINTS.index(1)
+"""The row of A that is all ones."""
+
+
+class Layout(NamedTuple):
+    """Which F(m, r), and how scratch memory lies."""
+
+    form: int
+    """Index into FORMS."""
+    m: int
+    side: int
+    """m + r - 1."""
+    down: int
+    """Tiles of a column of dy."""
+    across: int
+    """Tiles of a row of dy."""
+    tiles: int
+    """Tiles of a block."""
+    depth: int
+    """Floats of a transformed value's channels."""
+    width: int
+    """Floats of a transformed value's filters."""
+    plane: int
+    """Floats from one of the side^2 values of x to the next: one vector more keeps them from lying a multiple of a page
+    apart, in the same few cache lines."""
+    gradient_plane: int
+    """The same of dy."""
+    parts: int
+    splits: int
+    """Shares of the filters' panels that workers take where there are fewer parts than threads."""
+    bias_sums: int
+    """Floats of a part's sums of products, after which those of the bias gradient lie."""
+
+
+def cut(problem: Problem, form: int) -> tuple[Layout, np.ndarray]:
+    """(layout, panels: rows of first filter, register tile, rows of it, width in floats, place in a part's sums).
+
+    Parts are a function of the problem alone, so that the order of additions does not depend on the number of threads;
+    and a power of two, to be added pairwise.
+    """
+    m, r = FORMS[form]
+    side, inner = m + r - 1, problem.inner
+    down, across = -(-problem.rows.out // m), -(-problem.columns.out // m)
+    total = problem.batch * down * across
+
+    def steps(tile):
+        return float("inf") if tile.columns > 1 else -(-inner // tile.rows)
+
+    _, chosen = blocks(problem.outer, steps)
+    panels, place = [], 0
+    for first, tile, rows, _, _ in chosen:
+        filters = TILES[tile].vectors * LANES
+        panels.append((first, tile, rows, filters, place))
+        place += side**2 * floats_of_point(inner, rows, filters)
+    parts = max(1, min(MOST_PARTS, total // PART_TILES, MOST_BYTES // (ITEMSIZE[FLOAT32] * place)))
+    parts = 1 << parts.bit_length() - 1
+    depth, width = apart(inner), apart(problem.outer)
+    share = -(-total // parts)
+    most = max(FEWEST_TILES, BLOCK_BYTES // (ITEMSIZE[FLOAT32] * side**2 * (depth + width)))
+    tiles = -(-share // -(-share // most))
+    return Layout(
+        form=form,
+        m=m,
+        side=side,
+        down=down,
+        across=across,
+        tiles=tiles,
+        depth=depth,
+        width=width,
+        plane=tiles * depth + LANES,
+        gradient_plane=tiles * width + LANES,
+        parts=parts,
+        splits=min(len(panels), -(-numba.get_num_threads() // parts)),
+        bias_sums=place,
+    ), np.array(panels, np.int64)
+
+
+def apart(count: int) -> int:
+    """Whole vectors of so many floats; of many, an odd number: rows then lie in all of a cache's sets."""
+    vectors = -(-count // LANES)
+    return (vectors | (vectors >= 8)) * LANES
+
+
+def shapes(problem: Problem, form: int) -> list[tuple[int, ...]]:
+    """Of the parts' sums, and of the workers' blocks."""
+    layout, _ = cut(problem, form)
+    own = layout.side**2 * (layout.plane + layout.gradient_plane)
+    most = MOST_BYTES // (ITEMSIZE[FLOAT32] * own)
+    workers = max(1, min(numba.get_num_threads(), layout.parts * layout.splits, most))
+    return [(layout.parts, layout.bias_sums + round_up(problem.outer, LANES)), (workers, own)]
+
+
+@njit
+def floats_of_point(inner, tile_rows, filters):
+    """Of a panel's sums of one of the side^2 values: channels in whole tiles, and a vector, as in a layout's planes."""
+    return -(-inner // tile_rows) * tile_rows * filters + LANES
+
+
+@njit
+def transform_gradients(first, count, start, end, source, record, zeros, block):
+    """Transform dy of ``count`` tiles from number ``first`` on, filters from ``start`` to before ``end``."""
+    problem = record[0]
+    rows, columns, outer, m, side = problem.rows, problem.columns, problem.outer, problem.m, problem.side
+    plane = problem.gradient_plane
+    for t in range(count):
+        n, place = divmod(first + t, problem.down * problem.across)
+        i, j = divmod(place, problem.across)
+        top, left = i * m, j * m
+        at = source + 4 * ((n * rows.out + top) * columns.out + left) * outer
+        for f in range(start, end, LANES):
+            transform_gradient(
+                problem.form, at + 4 * f, columns.out * outer, outer,
+                block + 4 * (t * problem.width + f), side * plane, plane,
+                -top, rows.out - top, -left, columns.out - left, zeros, zeros, outer - f, np.float32(-np.inf),
+            )  # fmt: skip
+
+
+@njit
+def accumulate_share(worker, x, dy, record, panels, zeros, one, scratch, sums):
+    """One worker's share of the parts, or of a part's panels, in ``accumulate``."""
+    problem = record[0]
+    inner, side, depth, width = problem.inner, problem.side, problem.depth, problem.width
+    source, gradient, blank, unit = (
+        np.int64(x.ctypes.data), np.int64(dy.ctypes.data), np.int64(zeros.ctypes.data), np.int64(one.ctypes.data)
+    )  # fmt: skip
+    block = np.int64(scratch[worker].ctypes.data)
+    gradients = block + 4 * side * side * problem.plane
+    at_one = gradients + 4 * AT_ONE * (side + 1) * problem.gradient_plane
+    floor, none, single, step = np.float32(-np.inf), np.int64(0), np.int64(SINGLE), np.int64(1)
+    total = problem.batch * problem.down * problem.across
+    tasks, workers = problem.parts * problem.splits, len(scratch)
+    for task in range(worker * tasks // workers, (worker + 1) * tasks // workers):
+        part, split = divmod(task, problem.splits)
+        low, high = split * len(panels) // problem.splits, (split + 1) * len(panels) // problem.splits
+        start, end = panels[low, 0], panels[high - 1, 0] + panels[high - 1, 3]
+        own = np.int64(sums[part].ctypes.data)
+        begin, stop = part * total // problem.parts, (part + 1) * total // problem.parts
+        for first in range(begin, stop, problem.tiles):
+            count = min(problem.tiles, stop - first)
+            again = first > begin
+            transform_block(first, count, source, record, blank, block)
+            transform_gradients(first, count, start, end, gradient, record, blank, gradients)
+            for e in range(side * side):
+                for panel, tile, tile_rows, filters, place in panels[low:high]:
+                    at = own + 4 * (place + e * floats_of_point(inner, tile_rows, filters))
+                    for c in range(0, inner, tile_rows):
+                        out = at + 4 * c * filters
+                        multiply(
+                            tile, block + 4 * (e * problem.plane + c), step, none, none, depth,
+                            gradients + 4 * (e * problem.gradient_plane + panel), none, none, width, step, step, count,
+                            out if again else blank, filters if again else none, none,
+                            out, filters, none, np.int64(LANES), floor,
+                        )  # fmt: skip
+            for f in range(start, end, LANES):
+                out = own + 4 * (problem.bias_sums + f)
+                multiply(
+                    single, unit, none, none, none, none, at_one + 4 * f, none, none, width, step, step, count,
+                    out if again else blank, none, none, out, none, none, np.int64(LANES), floor,
+                )  # fmt: skip
+
+
+@njit
+def add_parts(piece, sums):
+    """Add up one of PIECES of all parts' sums, pairwise, to the first part's."""
+    low, high = piece * sums.shape[1] // PIECES, (piece + 1) * sums.shape[1] // PIECES
+    half = len(sums) // 2
+    while half > 0:
+        for part in range(half):
+            target, added = sums[part], sums[part + half]
+            for k in range(low, high):
+                target[k] += added[k]
+        half //= 2
+
+
+@njit
+def finish_channel(c, record, panels, zeros, sums, dw):
+    """Transform channel ``c`` of the sums to the taps of all filters."""
+    problem = record[0]
+    inner, outer, side, taps = problem.inner, problem.outer, problem.side, problem.rows.taps
+    source, target, blank = np.int64(sums.ctypes.data), np.int64(dw.ctypes.data), np.int64(zeros.ctypes.data)
+    none = np.int64(0)
+    for first, _, tile_rows, filters, place in panels:
+        value = floats_of_point(inner, tile_rows, filters)
+        for f in range(0, filters, LANES):
+            transform_sums(
+                problem.form, source + 4 * (place + c * filters + f), side * value, value,
+                target + 4 * (c * outer + first + f), taps * inner * outer, inner * outer,
+                none, taps, none, taps, blank, blank, outer - first - f, np.float32(-np.inf),
+            )  # fmt: skip
+
+
+@njit(parallel=True)
+def accumulate(x, dy, record, panels, zeros, one, sums, scratch, dw, db):
+    """Fill dw and db."""
+    for worker in prange(len(scratch)):
+        accumulate_share(np.int64(worker), x, dy, record, panels, zeros, one, scratch, sums)
+    for piece in prange(PIECES if len(sums) > 1 else 0):
+        add_parts(np.int64(piece), sums)
+    for c in prange(record[0].inner):
+        finish_channel(np.int64(c), record, panels, zeros, sums[0], dw)
+    for f in range(len(db)):
+        db[f] = sums[0, record[0].bias_sums + f]
