@@ -26,11 +26,12 @@ from impls.winograd import POINTS
 
 BLOCK_BYTES = 512 << 10
 """Of a transformed block of x and dy: half of a second-level cache."""
-FEWEST_TILES = 28
-"""Of a block: fewer would not pay for loading and storing the sums."""
-PART_TILES = 64
-"""The fewest tiles of a part, which pays for adding up and transforming its sums."""
-MOST_PARTS = 16
+MANY = 112
+"""Tiles of a block, beyond those bytes as well: fewer would not pay for loading and storing the sums."""
+PART_TILES, FEW_TILES = 512, 128
+"""The fewest tiles of a part, which pays for adding up its sums; and where there would be fewer than TASKS."""
+TASKS, MOST_PARTS = 4, 16
+"""Parts times panels to be shared by threads, where there are tiles enough; and the most parts."""
 PIECES = 64
 """Of the sums, to be added up side by side."""
 AT_ONE = POINTS.index(1)
@@ -71,7 +72,8 @@ def cut(problem: Problem, form: int) -> tuple[Layout, np.ndarray]:
     """(layout, panels: rows of first filter, register tile, rows of it, width in floats, place in a part's sums).
 
     Parts are a function of the problem alone, so that the order of additions does not depend on the number of threads;
-    and a power of two, to be added pairwise.
+    and a power of two, to be added pairwise. The order is the same in blocks of any size: they become smaller before
+    threads have to be left out.
     """
     m, r = FORMS[form]
     side, inner = m + r - 1, problem.inner
@@ -87,12 +89,15 @@ def cut(problem: Problem, form: int) -> tuple[Layout, np.ndarray]:
         filters = TILES[tile].vectors * LANES
         panels.append((first, tile, rows, filters, place))
         place += side**2 * floats_of_point(inner, rows, filters)
-    parts = max(1, min(MOST_PARTS, total // PART_TILES, MOST_BYTES // (ITEMSIZE[FLOAT32] * place)))
+    wanted = max(total // PART_TILES, min(total // FEW_TILES, -(-TASKS // len(panels))))
+    parts = max(1, min(MOST_PARTS, wanted, MOST_BYTES // (ITEMSIZE[FLOAT32] * place)))
     parts = 1 << parts.bit_length() - 1
     depth, width = apart(inner), apart(problem.outer)
+    splits = min(len(panels), -(-numba.get_num_threads() // parts))
+    a_tile = ITEMSIZE[FLOAT32] * side**2 * (depth + width)
+    most = min(max(MANY, BLOCK_BYTES // a_tile), MOST_BYTES // (workers_of(parts * splits) * a_tile) - 1)
     share = -(-total // parts)
-    most = max(FEWEST_TILES, BLOCK_BYTES // (ITEMSIZE[FLOAT32] * side**2 * (depth + width)))
-    tiles = -(-share // -(-share // most))
+    tiles = -(-share // -(-share // max(1, most)))
     return Layout(
         form=form,
         m=m,
@@ -105,9 +110,14 @@ def cut(problem: Problem, form: int) -> tuple[Layout, np.ndarray]:
         plane=tiles * depth + LANES,
         gradient_plane=tiles * width + LANES,
         parts=parts,
-        splits=min(len(panels), -(-numba.get_num_threads() // parts)),
+        splits=splits,
         bias_sums=place,
     ), np.array(panels, np.int64)
+
+
+def workers_of(tasks: int) -> int:
+    """Threads that find a task."""
+    return min(numba.get_num_threads(), tasks)
 
 
 def apart(count: int) -> int:
@@ -120,8 +130,7 @@ def shapes(problem: Problem, form: int) -> list[tuple[int, ...]]:
     """Of the parts' sums, and of the workers' blocks."""
     layout, _ = cut(problem, form)
     own = layout.side**2 * (layout.plane + layout.gradient_plane)
-    most = MOST_BYTES // (ITEMSIZE[FLOAT32] * own)
-    workers = max(1, min(numba.get_num_threads(), layout.parts * layout.splits, most))
+    workers = max(1, min(workers_of(layout.parts * layout.splits), MOST_BYTES // (ITEMSIZE[FLOAT32] * own)))
     return [(layout.parts, layout.bias_sums + round_up(problem.outer, LANES)), (workers, own)]
 
 
@@ -151,17 +160,42 @@ def transform_gradients(first, count, start, end, source, record, zeros, block):
 
 
 @njit
+def add_products(count, block, gradients, low, high, is_first, own, record, panels, one, zeros):
+    """Add ``count`` transformed tiles to a part's sums, or begin them: of panels from ``low`` to before ``high``."""
+    problem = record[0]
+    inner, side, depth, width = problem.inner, problem.side, problem.depth, problem.width
+    floor, none, once, single = np.float32(-np.inf), np.int64(0), np.int64(1), np.int64(SINGLE)
+    # A literal is a type of its own, for which all tiles are compiled: the 1 below, on purpose, makes the addresses of
+    # a tile's rows constants, 5 % faster.
+    for e in range(side * side):
+        for start, tile, tile_rows, filters, place in panels[low:high]:
+            at = own + 4 * (place + e * floats_of_point(inner, tile_rows, filters))
+            for c in range(0, inner, tile_rows):
+                out = at + 4 * c * filters
+                multiply(
+                    tile, block + 4 * (e * problem.plane + c), 1, none, none, depth,
+                    gradients + 4 * (e * problem.gradient_plane + start), none, none, width, once, once, count,
+                    zeros if is_first else out, none if is_first else filters, none,
+                    out, filters, none, np.int64(LANES), floor,
+                )  # fmt: skip
+    at_one = gradients + 4 * AT_ONE * (side + 1) * problem.gradient_plane
+    for f in range(panels[low, 0], panels[high - 1, 0] + panels[high - 1, 3], LANES):
+        out = own + 4 * (problem.bias_sums + f)
+        multiply(
+            single, one, 1, none, none, none, at_one + 4 * f, none, none, width, once, once, count,
+            zeros if is_first else out, none, none, out, none, none, np.int64(LANES), floor,
+        )  # fmt: skip
+
+
+@njit
 def accumulate_share(worker, x, dy, record, panels, zeros, one, scratch, sums):
     """One worker's share of the parts, or of a part's panels, in ``accumulate``."""
     problem = record[0]
-    inner, side, depth, width = problem.inner, problem.side, problem.depth, problem.width
     source, gradient, blank, unit = (
         np.int64(x.ctypes.data), np.int64(dy.ctypes.data), np.int64(zeros.ctypes.data), np.int64(one.ctypes.data)
     )  # fmt: skip
     block = np.int64(scratch[worker].ctypes.data)
-    gradients = block + 4 * side * side * problem.plane
-    at_one = gradients + 4 * AT_ONE * (side + 1) * problem.gradient_plane
-    floor, none, single, step = np.float32(-np.inf), np.int64(0), np.int64(SINGLE), np.int64(1)
+    gradients = block + 4 * problem.side * problem.side * problem.plane
     total = problem.batch * problem.down * problem.across
     tasks, workers = problem.parts * problem.splits, len(scratch)
     for task in range(worker * tasks // workers, (worker + 1) * tasks // workers):
@@ -172,26 +206,9 @@ def accumulate_share(worker, x, dy, record, panels, zeros, one, scratch, sums):
         begin, stop = part * total // problem.parts, (part + 1) * total // problem.parts
         for first in range(begin, stop, problem.tiles):
             count = min(problem.tiles, stop - first)
-            again = first > begin
             transform_block(first, count, source, record, blank, block)
             transform_gradients(first, count, start, end, gradient, record, blank, gradients)
-            for e in range(side * side):
-                for panel, tile, tile_rows, filters, place in panels[low:high]:
-                    at = own + 4 * (place + e * floats_of_point(inner, tile_rows, filters))
-                    for c in range(0, inner, tile_rows):
-                        out = at + 4 * c * filters
-                        multiply(
-                            tile, block + 4 * (e * problem.plane + c), step, none, none, depth,
-                            gradients + 4 * (e * problem.gradient_plane + panel), none, none, width, step, step, count,
-                            out if again else blank, filters if again else none, none,
-                            out, filters, none, np.int64(LANES), floor,
-                        )  # fmt: skip
-            for f in range(start, end, LANES):
-                out = own + 4 * (problem.bias_sums + f)
-                multiply(
-                    single, unit, none, none, none, none, at_one + 4 * f, none, none, width, step, step, count,
-                    out if again else blank, none, none, out, none, none, np.int64(LANES), floor,
-                )  # fmt: skip
+            add_products(count, block, gradients, low, high, first == begin, own, record, panels, unit, blank)
 
 
 @njit
