@@ -34,6 +34,8 @@ TASKS, MOST_PARTS = 4, 16
 """Parts times panels to be shared by threads, where there are tiles enough; and the most parts."""
 PIECES = 64
 """Of the sums, to be added up side by side."""
+MANY_VECTORS = 8
+"""Of a row of a transformed value, from which on an odd number pays for one that may be empty."""
 AT_ONE = POINTS.index(1)
 """The row of A that is all ones."""
 
@@ -57,8 +59,7 @@ class Layout(NamedTuple):
     width: int
     """Floats of a transformed value's filters."""
     plane: int
-    """Floats from one of the side^2 values of x to the next: one vector more keeps them from lying a multiple of a page
-    apart, in the same few cache lines."""
+    """Floats from one of the side^2 values of x to the next."""
     gradient_plane: int
     """The same of dy."""
     parts: int
@@ -92,7 +93,7 @@ def cut(problem: Problem, form: int) -> tuple[Layout, np.ndarray]:
     wanted = max(total // PART_TILES, min(total // FEW_TILES, -(-TASKS // len(panels))))
     parts = max(1, min(MOST_PARTS, wanted, MOST_BYTES // (ITEMSIZE[FLOAT32] * place)))
     parts = 1 << parts.bit_length() - 1
-    depth, width = apart(inner), apart(problem.outer)
+    depth, width = apart(inner, MANY_VECTORS), apart(problem.outer, MANY_VECTORS)
     splits = min(len(panels), -(-numba.get_num_threads() // parts))
     a_tile = ITEMSIZE[FLOAT32] * side**2 * (depth + width)
     most = min(max(MANY, BLOCK_BYTES // a_tile), MOST_BYTES // (workers_of(parts * splits) * a_tile) - 1)
@@ -107,8 +108,8 @@ def cut(problem: Problem, form: int) -> tuple[Layout, np.ndarray]:
         tiles=tiles,
         depth=depth,
         width=width,
-        plane=tiles * depth + LANES,
-        gradient_plane=tiles * width + LANES,
+        plane=apart(tiles * depth),
+        gradient_plane=apart(tiles * width),
         parts=parts,
         splits=splits,
         bias_sums=place,
@@ -120,10 +121,13 @@ def workers_of(tasks: int) -> int:
     return min(numba.get_num_threads(), tasks)
 
 
-def apart(count: int) -> int:
-    """Whole vectors of so many floats; of many, an odd number: rows then lie in all of a cache's sets."""
+def apart(count: int, fewest: int = 1) -> int:
+    """Floats of ``count`` in whole vectors, of at least ``fewest`` an odd number.
+
+    What is read together at such a distance is spread over all sets of a cache; there are a power of two of them.
+    """
     vectors = -(-count // LANES)
-    return (vectors | (vectors >= 8)) * LANES
+    return (vectors | (vectors >= fewest)) * LANES
 
 
 def shapes(problem: Problem, form: int) -> list[tuple[int, ...]]:
@@ -136,7 +140,7 @@ def shapes(problem: Problem, form: int) -> list[tuple[int, ...]]:
 
 @njit
 def floats_of_point(inner, tile_rows, filters):
-    """Of a panel's sums of one of the side^2 values: channels in whole tiles, and a vector, as in a layout's planes."""
+    """Of a panel's sums of one of the side^2 values: channels in whole tiles, and a vector, which makes it odd."""
     return -(-inner // tile_rows) * tile_rows * filters + LANES
 
 
