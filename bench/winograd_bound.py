@@ -13,10 +13,18 @@ B. Barabasz, A. Anderson, K. M. Soodhalter, D. Gregg, Error Analysis and Improvi
 for Deep Neural Networks, ACM TOMS 46 (4), 2020, theorem 2. It holds for sums in any order, with or without fused
 multiply-add. How much larger than |x| * |w| it is says what the fewer multiplications cost.
 
+The weight gradient is the transpose in the taps, dw = G^T (sum over tiles of (A dy A^T) * (B^T x B)) G; its bound is
+
+    |error| <= gamma_K |G^T| (sum over tiles of (|A| |dy| |A^T|) * (|B^T| |x| |B|)) |G|
+
+with the most non-zero coefficients in a row of G^T, A, B^T, and instead of channels the tiles of all samples in which
+the channel of x and the filter of dy are both not all zero, cut and added up in any order.
+
 An underflow adds up to ``tiny`` to any operation. Of M X M^T a value has at most 2 k operations in either pass, k the
 most non-zero coefficients in a row of M, each scaled by at most s, the largest sum of a row's absolute coefficients
 or 1: together 2 k tiny s (s + 1). What transformed taps lost is multiplied by transformed pixels, and the other way
-round; these products pass through |A^T| and |A| as all do.
+round; these products pass through |A^T| and |A|, or |G^T| and |G|, as all do, and the last transform loses as the
+first ones do.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from impls.specs import FORWARD, GRAD_INPUT, ConvSpec
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec
 from impls.winograd import Matrix, matrices
 
 Array = npt.NDArray[Any]
@@ -39,21 +47,23 @@ BLOCK_VALUES = 2**22
 def error_bound(
     spec: ConvSpec, direction: str, inputs: Sequence[Array | None], m: int, r: int, u: float, tiny: float
 ) -> Array:
-    """The largest error of every element of the forward pass or of the input gradient, in float64.
+    """The largest error of every element of out, dx or dw, in float64.
 
     ``u``: the unit roundoff; ``tiny``: what an underflow may add, magnified as the products of a tile are.
     Raises ValueError for a problem that is no correlation with r x r taps, without stride, dilation and groups.
     """
     plain = (spec.kernel, spec.stride, spec.dilation, spec.groups) == ((r, r), (1, 1), (1, 1), 1)
-    if not plain or direction not in (FORWARD, GRAD_INPUT):
+    if not plain:
         raise ValueError(f"F({m}, {r}) does not compute {direction} of {spec}")
+    if direction == GRAD_WEIGHTS:
+        return _weights_bound(spec, inputs, m, r, u, tiny)
     image, kernel = (np.abs(np.asarray(a, np.float64)) for a in inputs[:2])
     before, shape = [pad[0] for pad in spec.pads], spec.y_shape
     if direction == GRAD_INPUT:
         kernel = kernel[::-1, ::-1].swapaxes(2, 3)
         before, shape = [r - 1 - pad for pad in before], spec.x_shape
     back, of_kernel, of_image = (_absolute(matrix) for matrix in matrices(m, r))
-    roundings = 2 * sum(1 + int((matrix > 0).sum(axis=1).max()) for matrix in (back, of_kernel, of_image))
+    roundings = _roundings(back, of_kernel, of_image)
     taps = np.einsum("ea,abcf,gb->egcf", of_kernel, kernel, of_kernel, optimize=True).reshape(-1, *kernel.shape[2:])
     lost_taps, lost_pixels = (_lost(matrix, tiny) for matrix in (of_kernel, of_image))
     seen_taps = np.asarray((kernel > 0).any(axis=(0, 1)), np.float64)
@@ -65,8 +75,7 @@ def error_bound(
     for start in range(0, shape[0], block):
         tiles = _tiles(image[start : start + block], before, shape[1:3], m, r)
         count, down, across = tiles.shape[:3]
-        pixels = np.einsum("ea,nijabc,gb->egnijc", of_image, tiles, of_image, optimize=True)
-        pixels = pixels.reshape(len(taps), -1, pixels.shape[-1])
+        pixels = _squares(of_image, tiles)
         lost = lost_taps * pixels.sum(axis=2)[:, :, None] + lost_pixels * (taps + lost_taps).sum(axis=1)[:, None]
         grid = (len(of_image), len(of_image), count, down, across, -1)
         channels = np.asarray((tiles > 0).any(axis=(3, 4)), np.float64) @ seen_taps
@@ -76,6 +85,50 @@ def error_bound(
         limit = gamma * magnitude + (1 + gamma) * _results(back, lost.reshape(grid)) + terms * tiny * magnify
         found[start : start + block] = limit[:, : shape[1], : shape[2]]
     return found
+
+
+def _weights_bound(spec: ConvSpec, inputs: Sequence[Array | None], m: int, r: int, u: float, tiny: float) -> Array:
+    """``error_bound`` of the weight gradient, added up over blocks of samples."""
+    image, gradient = (np.abs(np.asarray(a, np.float64)) for a in inputs[:2])
+    back, of_kernel, of_image = (_absolute(matrix) for matrix in matrices(m, r))
+    of_gradient, of_sums = back.T, of_kernel.T
+    lost_pixels, lost_gradients = (_lost(matrix, tiny) for matrix in (of_image, of_gradient))
+    values, shape = len(of_image) ** 2, (spec.channels, spec.filters)
+    sums, lost = np.zeros((2, values, *shape))
+    tiles: Array = np.zeros(shape)
+    per_sample = values * max(shape) * -(-spec.y_shape[1] // m) * -(-spec.y_shape[2] // m)
+    block = max(1, BLOCK_VALUES // per_sample)
+    for start in range(0, spec.batch, block):
+        several = slice(start, start + block)
+        of_x = _tiles(image[several], [pad[0] for pad in spec.pads], spec.y_shape[1:3], m, r)
+        of_dy = _tiles(gradient[several], (0, 0), spec.y_shape[1:3], m, 1)
+        seen_x, seen_dy = ((a > 0).any(axis=(3, 4)).reshape(-1, a.shape[-1]).astype(np.float64) for a in (of_x, of_dy))
+        pixels = _squares(of_image, of_x)
+        gradients = _squares(of_gradient, of_dy)
+        sums += pixels.swapaxes(1, 2) @ gradients
+        lost += lost_gradients * pixels.sum(axis=1)[:, :, None]
+        lost += lost_pixels * (gradients + lost_gradients).sum(axis=1)[:, None]
+        tiles += seen_x.T @ seen_dy
+    terms = _roundings(of_sums, of_gradient, of_image) + 1 + tiles
+    gamma = terms * u / (1 - terms * u)
+    magnify = float(of_sums.sum(axis=1).max()) ** 2
+    magnitude, lost = (
+        np.einsum("ae,egcf,bg->abcf", of_sums, a.reshape(len(of_image), -1, *shape), of_sums, optimize=True)
+        for a in (sums, lost)
+    )
+    limit: Array = gamma * magnitude + (1 + gamma) * lost + terms * tiny * magnify + _lost(of_sums, tiny)
+    return limit
+
+
+def _squares(matrix: Array, tiles: Array) -> Array:
+    """(n * n, tiles, C): M d M^T of every tile (N, down, across, k, k, C)."""
+    found: Array = np.einsum("ea,nijabc,gb->egnijc", matrix, tiles, matrix, optimize=True)
+    return found.reshape(len(matrix) ** 2, -1, tiles.shape[-1])
+
+
+def _roundings(*transforms: Array) -> int:
+    """Those of a product on its way through both passes of the transforms, at the most."""
+    return 2 * sum(1 + int((matrix > 0).sum(axis=1).max()) for matrix in transforms)
 
 
 def _absolute(matrix: Matrix) -> Array:

@@ -14,15 +14,15 @@ from bench import check, inputs, local
 from bench.winograd_bound import error_bound
 from impls import Case, get, parse
 from impls.contract import FLOAT32
+from impls.conv2d import _winograd_weights as weights
 from impls.conv2d import numba_jit_winograd as winograd
 from impls.conv2d._correlation import MOST_BYTES, problems
 from impls.conv2d._winograd_transforms import FORMS, LANES
 from impls.numba_setup import numba
-from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
+from impls.specs import DIRECTIONS, FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
 from impls.winograd import POINTS, algorithm, matrices, sizes
 
 NAME = "numba_jit_winograd"
-DIRECTIONS = (FORWARD, GRAD_INPUT)
 COVERED = {
     "F(2, 3), more tiles than a block": ["37x2x2x5,k3x3,f4", "2x2x3x4,k3x3,f4,p1:2:1:1"],
     "F(4, 3), results past a tile's edge": [f"1x{side}x{side + 2}x5,k3x3,f6" for side in (4, 5, 6, 7)],
@@ -31,6 +31,7 @@ COVERED = {
     "channels and filters past a vector's edge": [f"1x5x5x{LANES + 1},k3x3,f{2 * LANES + 3},relu", "1x4x9x35,k3x3,f99"],
     "no padding, and too much of it": ["2x8x7x4,k3x3,f4,valid", "2x5x6x4,k3x3,f4,p2:0:1:3", "1x3x3x4,k3x3,f4,p4:5:0:6"],
     "several blocks": ["5x24x24x40,k3x3,f8"],
+    "several parts of the weight gradient": ["16x16x17x9,k3x3,f5,nobias", "70x10x9x4,k7x7,f4"],
 }
 
 
@@ -86,8 +87,13 @@ def test_these_problems_take_every_form():
 
 
 def halved(*stages):
-    """What these stages give, rounded to half precision."""
-    return lambda stage, a: a.astype(np.float16).astype(np.float32) if stage in stages else a
+    """What these stages give, rounded to the bits of half precision."""
+
+    def rounded(stage, a):
+        mantissa, exponent = np.frexp(a)
+        return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(np.float32) if stage in stages else a
+
+    return rounded
 
 
 def enlarged(stage, a):
@@ -102,24 +108,50 @@ def dropped(stage, a):
     return a
 
 
-def in_numpy(spec, x, w, b, m, after=lambda stage, a: a, coefficient=0.0):
-    """F(m, r) of a forward pass in float32; ``after`` sees what every stage gives, ``coefficient`` spoils one of B."""
+def tiles_of(spec, x, m):
+    """(down, across, N, m + r - 1, m + r - 1, C): what lies under the tiles of the results, zero beyond the image."""
     r, (top, left) = spec.kernel[0], (pad[0] for pad in spec.pads)
-    back, of_kernel, of_image = (np.array(matrix, np.float64).astype(np.float32) for matrix in matrices(m, r))
-    of_image[1, 2] *= np.float32(1 + coefficient)
     side, (_, height, width, _) = m + r - 1, spec.y_shape
     down, across = -(-height // m), -(-width // m)
     image = np.zeros((spec.batch, down * m + r - 1, across * m + r - 1, spec.channels), np.float32)
     image[:, top : top + spec.height, left : left + spec.width] = x
-    tiles = np.array(
+    return np.array(
         [[image[:, i * m : i * m + side, j * m : j * m + side] for j in range(across)] for i in range(down)]
     )
+
+
+def in_float32(m, r, coefficient):
+    """A^T, G, B^T; ``coefficient`` spoils one of B^T."""
+    back, of_kernel, of_image = (np.array(matrix, np.float64).astype(np.float32) for matrix in matrices(m, r))
+    of_image[1, 2] *= np.float32(1 + coefficient)
+    return back, of_kernel, of_image
+
+
+def in_numpy(spec, x, w, b, m, after=lambda stage, a: a, coefficient=0.0):
+    """F(m, r) of a forward pass in float32; ``after`` sees what every stage gives, ``coefficient`` spoils one of B."""
+    back, of_kernel, of_image = in_float32(m, spec.kernel[0], coefficient)
+    (_, height, width, _), tiles = spec.y_shape, tiles_of(spec, x, m)
+    down, across = tiles.shape[:2]
     pixels = after("image", np.einsum("ea,ijnabc,gb->egijnc", of_image, tiles, of_image))
     taps = after("kernel", np.einsum("ea,abcf,gb->egcf", of_kernel, w, of_kernel))
     products = after("products", np.einsum("egijnc,egcf->egijnf", pixels, taps))
     y = after("results", np.einsum("pe,egijnf,qg->nipjqf", back, products, back))
     y = y.reshape(spec.batch, down * m, across * m, -1)[:, :height, :width] + b
     return np.ascontiguousarray(y, np.float32)
+
+
+def weights_in_numpy(spec, x, dy, m, after=lambda stage, a: a, coefficient=0.0):
+    """``in_numpy`` of the weight gradient: stage "kernel" transforms dy, stage "results" the sums over the tiles."""
+    back, of_kernel, of_image = in_float32(m, spec.kernel[0], coefficient)
+    tiles = tiles_of(spec, x, m)
+    down, across = tiles.shape[:2]
+    image = np.zeros((spec.batch, down * m, across * m, spec.filters), np.float32)
+    image[:, : dy.shape[1], : dy.shape[2]] = dy
+    gradients = image.reshape(spec.batch, down, m, across, m, spec.filters)
+    pixels = after("image", np.einsum("ea,ijnabc,gb->egijnc", of_image, tiles, of_image))
+    gradients = after("kernel", np.einsum("ae,niajbf,bg->egijnf", back, gradients, back))
+    sums = after("products", np.einsum("egijnc,egijnf->egcf", pixels, gradients))
+    return np.ascontiguousarray(after("results", np.einsum("ea,egcf,gb->abcf", of_kernel, sums, of_kernel)), np.float32)
 
 
 WRONG = {
@@ -132,18 +164,19 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("direction", [FORWARD, GRAD_WEIGHTS])
 @pytest.mark.parametrize("form", [(2, 3), (4, 3), (4, 5)], ids=str)
-def test_float32_is_right_and_wrong_winograds_are_wrong(form):
+def test_float32_is_right_and_wrong_winograds_are_wrong(form, direction):
     m, r = form
-    case = Case("conv2d", parse("conv2d", f"2x11x10x24,k{r}x{r},f6"))
+    case = Case("conv2d", parse("conv2d", f"2x11x10x24,k{r}x{r},f6,nobias"))
 
     def worst(**how):
         found = []
         for design in inputs.judged(case):
-            x, w, b = inputs.make(case, FORWARD, design, seed=3)
-            truth = check.expected(case, FORWARD, (x, w, b))
-            y = in_numpy(case.spec, x, w, b, m, **how)
-            verdict = check.verdict(case, FORWARD, design, (x, w, b), (y,), truth, algorithm(m, r), FLOAT32)
+            arrays = inputs.make(case, direction, design, seed=3)
+            truth = check.expected(case, direction, arrays)
+            outputs = computed(case.spec, direction, arrays, m, **how)
+            verdict = check.verdict(case, direction, design, arrays, outputs, truth, algorithm(m, r), FLOAT32)
             found.append(verdict.bounds)
         return max(found)
 
@@ -151,33 +184,75 @@ def test_float32_is_right_and_wrong_winograds_are_wrong(form):
     assert {name: worst(**how) for name, how in WRONG.items() if worst(**how) <= 1} == {}
 
 
-def test_the_bound_is_larger_than_that_of_a_plain_sum_everywhere():
-    """What the fewer multiplications cost: absolute values do not cancel in the transforms."""
+def computed(spec, direction, arrays, m, **how):
+    """What NumPy makes of a problem without bias, in the order of the contract."""
+    if direction == FORWARD:
+        return (in_numpy(spec, *arrays[:2], np.float32(0), m, **how),)
+    return weights_in_numpy(spec, *arrays, m, **how), None
+
+
+@pytest.mark.parametrize("direction", [FORWARD, GRAD_WEIGHTS])
+def test_the_bound_is_larger_than_that_of_a_plain_sum_everywhere(direction):
+    """What the fewer multiplications cost: absolute values do not cancel in the transforms. It is no thousandfold."""
     case = Case("conv2d", parse("conv2d", "2x7x6x5,k3x3,f4"))
-    arrays = inputs.make(case, FORWARD, inputs.DENSE, seed=1)
-    truth = check.expected(case, FORWARD, arrays)
-    plain, theirs = (check.bound(case, FORWARD, arrays, truth, how, FLOAT32)[0] for how in ("direct", algorithm(4, 3)))
+    arrays = inputs.make(case, direction, inputs.DENSE, seed=1)
+    truth = check.expected(case, direction, arrays)
+    plain, theirs = (
+        check.bound(case, direction, arrays, truth, how, FLOAT32)[0] for how in ("direct", algorithm(4, 3))
+    )
     assert (theirs > plain).all()
+    assert (theirs < 1000 * plain).all()
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize(
+    "spread", ["over 40 binades", "in one channel, filter and row", "all of one sign", "alternating"]
+)
+def test_the_bound_of_the_weight_gradient_holds_on_unkind_inputs(form, spread):
+    """Where the transforms cancel most, or large numbers share a tile with small ones."""
+    m, r = form
+    case = Case("conv2d", parse("conv2d", f"3x{2 * r + 1}x{r + 6}x5,k{r}x{r},f4,nobias"))
+    rng = np.random.default_rng(8)
+
+    def unkind(a):
+        if spread == "over 40 binades":
+            return a * np.exp2(rng.integers(-20, 20, a.shape)).astype(np.float32)
+        if spread == "in one channel, filter and row":
+            a[:, 2, :, 1] *= np.float32(2.0**20)
+            return a
+        a = np.abs(a) + np.float32(1)
+        return a if spread == "all of one sign" else a * np.float32(-1) ** np.arange(a.shape[2])[:, None]
+
+    x, dy = (np.float32(unkind(a)) for a in inputs.make(case, GRAD_WEIGHTS, inputs.DENSE, seed=6))
+    (truth, _) = check.expected(case, GRAD_WEIGHTS, (x, dy)).values
+    record = get("conv2d", NAME)
+    found, _ = local.compute(record.plan(case.spec, (GRAD_WEIGHTS,)), GRAD_WEIGHTS, (x, dy))
+    taken = sizes(record.algorithm_of(case.spec, GRAD_WEIGHTS))
+    for dw, sides in ((weights_in_numpy(case.spec, x, dy, m), form), (found, taken)):
+        bound = error_bound(case.spec, GRAD_WEIGHTS, (x, dy), *sides, 2.0**-24, 2.0**-126)
+        assert (np.abs(dw - truth) <= bound).all()
+
+
+@pytest.mark.parametrize("direction", [FORWARD, GRAD_WEIGHTS])
 @pytest.mark.parametrize(
     ("form", "small"),
     [((2, 3), "kernel"), ((4, 3), "kernel"), ((4, 3), "image"), ((4, 5), "kernel"), ((4, 5), "image")],
     ids=str,
 )
-def test_the_bound_holds_where_transforms_underflow(form, small):
+def test_the_bound_holds_where_transforms_underflow(form, small, direction):
     """Numbers near the least of float32, times large ones: what is lost is no share of the result's own size."""
     m, r = form
-    case = Case("conv2d", parse("conv2d", f"2x7x6x5,k{r}x{r},f4"))
-    x, w, b = inputs.make(case, FORWARD, inputs.DENSE, seed=5)
+    case = Case("conv2d", parse("conv2d", f"2x7x6x5,k{r}x{r},f4,nobias"))
+    x, w = inputs.make(case, direction, inputs.DENSE, seed=5)[:2]
     tiny, large = np.float32(2.0**-146), np.float32(2.0**60)
-    x, w = (x * tiny, w * large) if small == "image" else (x * large, w * tiny)
-    (truth,) = check.expected(case, FORWARD, (x, w, np.zeros_like(b))).values
-    errors = np.abs(in_numpy(case.spec, x, w, np.zeros_like(b), m) - truth)
-    bound = error_bound(case.spec, FORWARD, (x, w, None), m, r, 2.0**-24, 2.0**-126)
+    arrays = (x * tiny, w * large) if small == "image" else (x * large, w * tiny)
+    truth = check.expected(case, direction, (*arrays, None)[: 3 if direction == FORWARD else 2]).values[0]
+    errors = np.abs(computed(case.spec, direction, arrays, m)[0] - truth)
+    bound = error_bound(case.spec, direction, (*arrays, None), m, r, 2.0**-24, 2.0**-126)
     assert (errors <= bound).all()
-    relative = error_bound(case.spec, FORWARD, (x, w, None), m, r, 2.0**-24, 0.0)
-    assert (errors > relative).any()
+    if direction == FORWARD or small == "image":  # dy is transformed without rounding where it does not underflow
+        relative = error_bound(case.spec, direction, (*arrays, None), m, r, 2.0**-24, 0.0)
+        assert (errors > relative).any()
 
 
 def test_a_problem_that_is_not_winograds_has_no_bound():
@@ -187,11 +262,12 @@ def test_a_problem_that_is_not_winograds_has_no_bound():
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_results_do_not_depend_on_the_number_of_threads(direction):
-    """Bit for bit: a tile is computed alone, whoever computes it."""
+@pytest.mark.parametrize("text", ["9x20x21x33,k3x3,f9", "2x8x8x5,k3x3,f99"])
+def test_results_do_not_depend_on_the_number_of_threads(text, direction):
+    """Bit for bit: a tile, or a part's sum, is computed by one worker, whoever that is."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one thread on this machine")
-    spec, found = parse("conv2d", "9x20x21x33,k3x3,f9"), []
+    spec, found = parse("conv2d", text), []
     rng = np.random.default_rng(3)
     arrays = [rng.standard_normal(a.shape, np.float32) for a in arguments(spec, direction) if not a.is_output]
     before = numba.get_num_threads()
@@ -201,7 +277,8 @@ def test_results_do_not_depend_on_the_number_of_threads(direction):
             found.append(local.compute(impls.get("conv2d", NAME).plan(spec, (direction,)), direction, arrays))
         finally:
             numba.set_num_threads(before)
-    np.testing.assert_array_equal(*(arrays for (arrays,) in found))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_packed_weights_give_the_same_bits_in_both_directions_until_the_next_pack():
@@ -232,6 +309,24 @@ def test_a_nan_pixel_reaches_its_windows_through_relu_and_no_tile_that_does_not_
     assert not np.isnan(y).any()
 
 
+def test_what_is_not_finite_stays_with_its_channel_and_its_filter_in_the_weight_gradient():
+    """There in all taps: a tile mixes them."""
+    spec = parse("conv2d", "2x12x11x5,k3x3,f19")
+    rng = np.random.default_rng(5)
+    x, dy = (rng.standard_normal(shape, np.float32) for shape in (spec.x_shape, spec.y_shape))
+    plan = impls.get("conv2d", NAME).plan(spec, (GRAD_WEIGHTS,))
+    expected, expected_bias = local.compute(plan, GRAD_WEIGHTS, (x, dy))
+    x[1, 0, 10, 2], dy[0, 11, 3, 17], dy[1, 4, 4, 16] = np.nan, np.nan, np.inf
+    dw, db = local.compute(plan, GRAD_WEIGHTS, (x, dy))
+    spoilt = np.zeros(dw.shape, bool)
+    spoilt[:, :, 2], spoilt[..., 16:18] = True, True
+    np.testing.assert_array_equal(np.isfinite(dw), ~spoilt)
+    np.testing.assert_array_equal(dw[~spoilt], expected[~spoilt])
+    assert np.isnan(db[17])
+    assert db[16] == np.inf
+    np.testing.assert_array_equal(np.delete(db, [16, 17]), np.delete(expected_bias, [16, 17]))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -247,7 +342,6 @@ def test_a_nan_pixel_reaches_its_windows_through_relu_and_no_tile_that_does_not_
 def test_what_does_not_suit_is_refused_with_the_reason(text, reason):
     for direction in DIRECTIONS:
         assert reason in impls.get("conv2d", NAME).supports(parse("conv2d", text), direction)
-    assert GRAD_WEIGHTS not in impls.get("conv2d", NAME).directions
 
 
 def test_every_shape_runs_the_same_compiled_loops_and_they_are_kept_on_disk():
@@ -257,7 +351,7 @@ def test_every_shape_runs_the_same_compiled_loops_and_they_are_kept_on_disk():
         for direction in DIRECTIONS:
             arrays = [a.shape and np.ones(a.shape, np.float32) for a in arguments(spec, direction) if not a.is_output]
             local.compute(plan, direction, arrays)
-    for loops in (winograd.pack, winograd.correlate):
+    for loops in (winograd.pack, winograd.correlate, weights.accumulate):
         assert len(loops.signatures) == 1
         assert list(Path(loops.stats.cache_path).glob("*.nbc"))
 
@@ -277,8 +371,27 @@ def test_every_thread_gets_as_many_tiles(spec, threads, monkeypatch):
     assert max(shares) <= -(-total // threads) + several // threads + 1
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5, 16])
+@pytest.mark.parametrize(
+    "text", ["1x4x4x4,k3x3,f4", "32x8x8x64,k3x3,f200", "32x28x28x256,k3x3,f256", "90x64x64x9,k5x5,f9"]
+)
+def test_the_parts_of_a_weight_gradient_depend_on_the_problem_alone(text, threads, monkeypatch):
+    """Threads beyond the parts share the filters; all sums, and all blocks, keep to their memory."""
+    (problem,) = problems(parse("conv2d", text), GRAD_WEIGHTS)
+    form = winograd.form_of(problem)
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 1)
+    alone, _ = weights.cut(problem, form)
+    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    layout, panels = weights.cut(problem, form)
+    (parts, sums), (workers, own) = weights.shapes(problem, form)
+    assert (layout.parts, layout.bias_sums) == (alone.parts, alone.bias_sums)
+    assert workers == min(threads, parts * layout.splits)
+    assert parts * layout.splits >= min(threads, parts * len(panels))
+    assert 4 * max(parts * sums, workers * own) <= MOST_BYTES
+
+
 @pytest.mark.parametrize("threads", [2, 4, 8])
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", [FORWARD, GRAD_INPUT])
 def test_blocks_become_smaller_before_threads_are_left_out(direction, threads, monkeypatch):
     """Of many channels: all workers' scratch memory together stays below its limit."""
     monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
@@ -293,7 +406,7 @@ def test_a_plan_finds_room_for_every_batch(spec):
     """How many tiles a block has depends on the batch, and more samples may take less of something."""
     record, wanted = get("conv2d", "numba_jit_winograd"), parse("conv2d", spec)
     for batch in range(1, 40):
-        record.plan(replace(wanted, batch=batch), (FORWARD, GRAD_INPUT))
+        record.plan(replace(wanted, batch=batch), DIRECTIONS)
 
 
 def test_what_is_refused_declares_no_form():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -30,22 +31,34 @@ READ, WRITTEN, NEITHER = "read", "written", "neither"
 @cache
 def of_image(n: int):
     """B^T d B for n x n values, which may lie partly outside the image: what is beyond is zero."""
-    return _transform(matrices(2, n - 1).image, READ)
+    return _transform(matrices(2, n - 1).image, READ, n - 2)
 
 
 @cache
 def of_kernel(m: int, r: int):
     """G g G^T."""
-    return _transform(matrices(m, r).kernel, NEITHER)
+    return _transform(matrices(m, r).kernel, NEITHER, 0)
 
 
 @cache
 def of_results(m: int, r: int):
     """A^T p A + bias, and the floor; results outside the image are left out."""
-    return _transform(matrices(m, r).results, WRITTEN)
+    return _transform(matrices(m, r).results, WRITTEN, m)
 
 
-def _transform(matrix, bounded):
+@cache
+def of_gradient(m: int, r: int):
+    """A dy A^T for m x m gradients, which may lie partly outside the results: what is beyond is zero."""
+    return _transform(tuple(zip(*matrices(m, r).results, strict=True)), READ, m)
+
+
+@cache
+def of_sums(m: int, r: int):
+    """G^T s G + bias, and the floor: the gradient of the taps."""
+    return _transform(tuple(zip(*matrices(m, r).kernel, strict=True)), WRITTEN, 0)
+
+
+def _transform(matrix, bounded, ahead):
     """The compiled kernel, to be called from compiled loops:
 
     ``kernel(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)``
@@ -53,7 +66,7 @@ def _transform(matrix, bounded):
     ``source``, ``out``, ``spare``, ``bias`` are addresses; strides are in float32 values. On the bounded side only
     rows from ``top`` to before ``bottom`` and columns from ``left`` to before ``right`` exist; others are read from
     ``spare``, a row of zeros, or written to it, and columns are left out. Of every vector of the source, or of what
-    results are written to, only ``last`` lanes are touched.
+    results are written to, only ``last`` lanes are touched. The next tile lies ``ahead`` columns to the right.
     ``bias`` and ``floor`` are those of results alone: below the floor they become 0; NaN stays.
     """
 
@@ -62,7 +75,7 @@ def _transform(matrix, bounded):
         context, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
     ):  # fmt: skip
         signature = types.void(*[types.int64] * 13, types.float32)
-        return signature, lambda context, builder, sig, args: _emit(context, builder, matrix, bounded, args)
+        return signature, lambda context, builder, sig, args: _emit(context, builder, matrix, bounded, ahead, args)
 
     @njit(cache=False)
     def kernel(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor):
@@ -71,7 +84,7 @@ def _transform(matrix, bounded):
     return kernel
 
 
-def _emit(context, builder, matrix, bounded, args):
+def _emit(context, builder, matrix, bounded, ahead, args):
     """Transform all columns, then all rows of what that gives."""
     source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor = args
     builder.function.attributes.add("noinline")
@@ -122,9 +135,9 @@ def _emit(context, builder, matrix, bounded, args):
     origin, goal = rows_of(source, row, size, READ), rows_of(out, out_row, results, WRITTEN)
     masks = lanes_of(results if bounded == WRITTEN else size)
     if bounded == READ:
-        fetch(origin, column, range(size, 2 * size - 2), to_write=0)
+        fetch(origin, column, range(size, size + ahead), to_write=0)
     elif bounded == WRITTEN:
-        fetch(goal, out_column, range(results, 2 * results), to_write=1)
+        fetch(goal, out_column, range(results, results + ahead), to_write=1)
     columns = [combined(emitter, matrix, [load(i, j) for i in range(size)]) for j in range(size)]
     start = emitter.vector_at(emitter.pointer(bias), 0) if bounded == WRITTEN else None
     for i in range(results):
@@ -192,3 +205,109 @@ def _added(emitter, total, factor, value):
 
 def _constant(emitter, number):
     return ir.Constant(emitter.vector, [float(number)] * LANES)
+
+
+IMAGE_4, IMAGE_6, IMAGE_8 = map(of_image, (4, 6, 8))
+KERNEL_0, KERNEL_1, KERNEL_2, KERNEL_3, KERNEL_4 = (of_kernel(m, r) for m, r in FORMS)
+RESULTS_0, RESULTS_1, RESULTS_2, RESULTS_3, RESULTS_4 = (of_results(m, r) for m, r in FORMS)
+GRADIENT_0, GRADIENT_1, GRADIENT_2, GRADIENT_3, GRADIENT_4 = (of_gradient(m, r) for m, r in FORMS)
+SUMS_0, SUMS_1, SUMS_2, SUMS_3, SUMS_4 = (of_sums(m, r) for m, r in FORMS)
+
+
+@njit
+def transform_image(
+    side, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The image's transform of a size; a chain of calls, since numba's tables of functions know no cache."""
+    if side == 4:
+        IMAGE_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif side == 6:
+        IMAGE_6(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif side == 8:
+        IMAGE_8(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_kernel(
+    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The kernel's transform of ``FORMS[form]``."""
+    if form == 0:
+        KERNEL_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 1:
+        KERNEL_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 2:
+        KERNEL_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 3:
+        KERNEL_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 4:
+        KERNEL_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_results(
+    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The results' transform of ``FORMS[form]``."""
+    if form == 0:
+        RESULTS_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 1:
+        RESULTS_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 2:
+        RESULTS_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 3:
+        RESULTS_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 4:
+        RESULTS_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_gradient(
+    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The results' gradient's transform of ``FORMS[form]``."""
+    if form == 0:
+        GRADIENT_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 1:
+        GRADIENT_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 2:
+        GRADIENT_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 3:
+        GRADIENT_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 4:
+        GRADIENT_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_sums(
+    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The transform of the weight gradient's sums of ``FORMS[form]``."""
+    if form == 0:
+        SUMS_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 1:
+        SUMS_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 2:
+        SUMS_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 3:
+        SUMS_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 4:
+        SUMS_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_block(first, count, source, record, zeros, block):
+    """Transform the image under ``count`` tiles from number ``first`` on, all channels."""
+    problem = record[0]
+    rows, columns, inner, side, plane = problem.rows, problem.columns, problem.inner, problem.side, problem.plane
+    for t in range(count):
+        n, place = divmod(first + t, problem.down * problem.across)
+        i, j = divmod(place, problem.across)
+        top, left = i * problem.m - rows.pad, j * problem.m - columns.pad
+        at = source + 4 * ((n * rows.side + top) * columns.side + left) * inner
+        for c in range(0, inner, LANES):
+            transform_image(
+                side, at + 4 * c, columns.side * inner, inner,
+                block + 4 * (t * problem.depth + c), side * plane, plane,
+                -top, rows.side - top, -left, columns.side - left, zeros, zeros, inner - c, np.float32(-np.inf),
+            )  # fmt: skip

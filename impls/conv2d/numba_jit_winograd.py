@@ -5,8 +5,8 @@ products of tiles by channels with channels by filters run on the register tiles
 give is transformed back, with bias and relu, into the results. The transformed block and one panel's products stay in
 the second-level cache; transformed weights are read once a block, in the order in which they lie.
 
-The input gradient is the same with the kernel turned around and its channels and filters exchanged. The weight gradient
-is not offered: its results are few and its sums long, so that it is for other tiles and other errors.
+The input gradient is the same with the kernel turned around and its channels and filters exchanged. For the weight
+gradient, which is the transpose in the taps and takes as many operations, see ``impls.conv2d._winograd_weights``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from impls.contract import FLOAT32, Implementation, PackedWeights, Plan, aligned_empty, float32_only
+from impls.conv2d import _winograd_weights
 from impls.conv2d._correlation import (
     MOST_BYTES,
     UNBOUNDED,
@@ -27,9 +28,9 @@ from impls.conv2d._correlation import (
     round_up,
 )
 from impls.conv2d._register_tiles import LANES, TILES, blocks, multiply
-from impls.conv2d._winograd_transforms import FORMS, of_image, of_kernel, of_results
+from impls.conv2d._winograd_transforms import FORMS, transform_block, transform_kernel, transform_results
 from impls.numba_setup import njit, numba, prange
-from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, ConvSpec
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec
 from impls.transposition import transposition
 from impls.winograd import algorithm
 
@@ -50,9 +51,6 @@ SMALLEST = ConvSpec(1, 2, 2, 1, 1, (3, 3))
 """What the loops are compiled on."""
 
 transposed_square = transposition(LANES)
-IMAGE_4, IMAGE_6, IMAGE_8 = map(of_image, (4, 6, 8))
-KERNEL_0, KERNEL_1, KERNEL_2, KERNEL_3, KERNEL_4 = (of_kernel(m, r) for m, r in FORMS)
-RESULTS_0, RESULTS_1, RESULTS_2, RESULTS_3, RESULTS_4 = (of_results(m, r) for m, r in FORMS)
 
 
 class Layout(NamedTuple):
@@ -154,53 +152,6 @@ def cut_into(problem: Problem, direction: str, most: int, threads: int) -> tuple
 
 
 @njit
-def transform_image(
-    side, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
-):  # fmt: skip
-    """The image's transform of a size; a chain of calls, since numba's tables of functions know no cache."""
-    if side == 4:
-        IMAGE_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif side == 6:
-        IMAGE_6(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif side == 8:
-        IMAGE_8(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-
-
-@njit
-def transform_kernel(
-    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
-):  # fmt: skip
-    """The kernel's transform of ``FORMS[form]``."""
-    if form == 0:
-        KERNEL_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 1:
-        KERNEL_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 2:
-        KERNEL_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 3:
-        KERNEL_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 4:
-        KERNEL_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-
-
-@njit
-def transform_results(
-    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
-):  # fmt: skip
-    """The results' transform of ``FORMS[form]``."""
-    if form == 0:
-        RESULTS_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 1:
-        RESULTS_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 2:
-        RESULTS_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 3:
-        RESULTS_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-    elif form == 4:
-        RESULTS_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
-
-
-@njit
 def turn(index, w, record, turned):
     """Transpose channels and filters of tap ``index``: rows of filters."""
     problem = record[0]
@@ -238,24 +189,6 @@ def pack_row(c, w, record, panels, turned, packed):
                 none, none, none, none, none, none, outer - f, np.float32(-np.inf),
             )  # fmt: skip
         at += 4 * side * side * value
-
-
-@njit
-def transform_block(first, count, source, record, zeros, block):
-    """Transform the image under ``count`` tiles from number ``first`` on, all channels."""
-    problem = record[0]
-    rows, columns, inner, side, plane = problem.rows, problem.columns, problem.inner, problem.side, problem.plane
-    for t in range(count):
-        n, place = divmod(first + t, problem.down * problem.across)
-        i, j = divmod(place, problem.across)
-        top, left = i * problem.m - rows.pad, j * problem.m - columns.pad
-        at = source + 4 * ((n * rows.side + top) * columns.side + left) * inner
-        for c in range(0, inner, LANES):
-            transform_image(
-                side, at + 4 * c, columns.side * inner, inner,
-                block + 4 * (t * problem.depth + c), side * plane, plane,
-                -top, rows.side - top, -left, columns.side - left, zeros, zeros, inner - c, np.float32(-np.inf),
-            )  # fmt: skip
 
 
 @njit
@@ -342,8 +275,6 @@ class Step(NamedTuple):
 class NumbaJitWinograd(Plan):
     """Tiles of the image, transformed, multiplied and transformed back."""
 
-    offers = (FORWARD, GRAD_INPUT)
-
     @classmethod
     def scratch_bytes(cls, spec, directions):
         """The more of what this batch needs and an unbounded one would: a block's number of tiles is not monotone."""
@@ -357,7 +288,12 @@ class NumbaJitWinograd(Plan):
 
     @staticmethod
     def _shapes(problem, direction):
-        """Transposed weights, transformed weights, and of each worker a block, products and a spare row."""
+        """Transposed weights, transformed weights, and of each worker a block, products and a spare row.
+
+        Of the weight gradient: the parts' sums, and of each worker a block.
+        """
+        if direction == GRAD_WEIGHTS:
+            return _winograd_weights.shapes(problem, form_of(problem))
         layout, panels = cut(problem, direction)
         values = layout.side**2
         turned = problem.rows.taps**2 * layout.depth * layout.turned if layout.transposed else 0
@@ -368,21 +304,29 @@ class NumbaJitWinograd(Plan):
         return [(turned,), (packed,), (workers, own)]
 
     def prepare(self):
-        self._steps = {d: self._step(*problems(self.spec, d), d) for d in self.directions}
+        steps = {d: self._step(*problems(self.spec, d), d) for d in self.directions}
+        self._weights = steps.pop(GRAD_WEIGHTS, None)
+        self._steps = {d: Step(*step) for d, step in steps.items()}
         most = max(self.spec.filters, self.spec.channels)
         self._zeros = aligned_empty(ITEMSIZE[FLOAT32] * (max(8 * most, WIDEST) + LANES)).view(FLOAT32)
+        self._one = np.ones(1, FLOAT32)
+        self._no_db = np.empty(self.spec.filters, FLOAT32)
         self._packed = None
         if self.spec != SMALLEST:
             for direction in self.directions:
                 compile_loops(type(self), direction, SMALLEST)
 
     def _step(self, problem, direction):
-        layout, panels = cut(problem, direction)
+        """Record, panels, and views of the scratch memory."""
+        if direction == GRAD_WEIGHTS:
+            layout, panels = _winograd_weights.cut(problem, form_of(problem))
+        else:
+            layout, panels = cut(problem, direction)
         views, offset = [], 0
         for shape in self._shapes(problem, direction):
             views.append(self.scratch(shape, offset=offset))
             offset += round_up(views[-1].nbytes, LANES * ITEMSIZE[FLOAT32])
-        return Step(record(problem, layout), panels, *views)
+        return record(problem, layout), panels, *views
 
     def pack(self, w):
         """Transform the weights, for each planned direction, into memory of the plan."""
@@ -399,6 +343,12 @@ class NumbaJitWinograd(Plan):
 
     def grad_input(self, dy, w, dx):
         self._correlate(GRAD_INPUT, dy, w, self._zeros, False, dx)
+
+    def grad_weights(self, x, dy, dw, db):
+        record, panels, sums, scratch = self._weights
+        _winograd_weights.accumulate(
+            x, dy, record, panels, self._zeros, self._one, sums, scratch, dw, self._no_db if db is None else db
+        )
 
     def _correlate(self, direction, x, w, b, relu, out):
         step = self._steps[direction]
