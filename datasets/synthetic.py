@@ -32,11 +32,11 @@ class Problem:
     truth: dict[str, Array] = field(default_factory=dict)
 
 
-def bumps(n: int = 300, d: int = 1, count: int = 3, noise: float = 0.02, seed: int = 0) -> Problem:
+def bumps(n: int = 300, d: int = 1, count: int = 3, noise: float = 0.02, seed: int = 0, signed: bool = True) -> Problem:
     """A sum of Gaussian kernels in [0, 1]^d at centres that keep their distance; d from 1 to 10.
 
-    truth: centres (count, d), widths (count,), amplitudes (count,). ``noise``: its standard deviation. Raises
-    ValueError for another d.
+    truth: centres (count, d), widths (count,), amplitudes (count,), not ``signed``: above 0. ``noise``: its standard
+    deviation. Raises ValueError for another d.
     """
     if not 1 <= d <= MAX_DIMENSIONS:
         raise ValueError(f"d={d}: curves are made in 1 to {MAX_DIMENSIONS} dimensions")
@@ -45,7 +45,7 @@ def bumps(n: int = 300, d: int = 1, count: int = 3, noise: float = 0.02, seed: i
     centres = random.uniform(0.2, 0.8, size=(count, d))
     centres[:, 0] = (random.permutation(count) + random.uniform(0.3, 0.7, count)) / count
     widths = random.uniform(0.15, 0.3, count) * np.sqrt(d) / count ** (1 / d)
-    amplitudes = random.uniform(0.5, 2, count) * random.choice([-1, 1], count)
+    amplitudes = random.uniform(0.5, 2, count) * (random.choice([-1, 1], count) if signed else 1)
     x = random.uniform(size=(n, d))
     distances = np.square(x[:, None, :] - centres).sum(axis=-1)
     clean = np.exp(-distances / (2 * widths**2)) @ amplitudes
@@ -62,7 +62,7 @@ def singular(n: int = 400, noise: float = 0.02, seed: int = 0) -> Problem:
 
 
 def clusters(n: int = 600, noise: float = 0.02, seed: int = 0) -> Problem:
-    """Points in three clusters of the plane, y their mixture's density. truth: centres (3, 2), masses, widths."""
+    """Points in three clusters of the plane, y their density. truth: centres (3, 2), masses, widths."""
     random = np.random.default_rng(seed)
     centres = np.array([[0.25, 0.3], [0.7, 0.25], [0.55, 0.75]])
     masses, widths = np.array([0.5, 0.2, 0.3]), np.array([0.1, 0.07, 0.12])
@@ -75,7 +75,7 @@ def clusters(n: int = 600, noise: float = 0.02, seed: int = 0) -> Problem:
 
 
 def orbit(n: int = 300, eccentricity: float = 0.6, noise: float = 0.02, seed: int = 0) -> Problem:
-    """A planet's x coordinate over three periods, by Kepler's equation E - e sin E = M. truth: eccentricity (1,)."""
+    """A planet's x over three periods, by Kepler's equation. truth: eccentricity (1,)."""
     random = np.random.default_rng(seed)
     time = np.sort(random.uniform(0, 3, n))
     mean_anomaly = 2 * np.pi * time
@@ -105,7 +105,7 @@ def dirichlet(n: int = 400, terms: int = 6, noise: float = 0.02, seed: int = 0, 
 
 
 def zeta(t: Array) -> Array:
-    """zeta(1/2 + it), complex, for |t| up to 60, to some 12 digits: P. Borwein's alternating series (1995, algorithm 2).
+    """zeta(1/2 + it), complex, |t| up to 60, to some 12 digits: P. Borwein's alternating series (1995, algorithm 2).
 
     Its error is below 3 / (3 + sqrt 8)^n * (1 + 2 |t|) e^(pi |t| / 2) / |1 - 2^(1 - s)|. Raises ValueError beyond 60.
     """
@@ -118,7 +118,7 @@ def zeta(t: Array) -> Array:
     signs = (-1.0) ** np.arange(n)
     weights = signs * (sums[:n] / sums[n] - 1)
     logs = np.log(np.arange(1, n + 1))
-    return -(weights * np.exp(-s[..., None] * logs)).sum(axis=-1) / (1 - 2 ** (1 - s))
+    return np.asarray(-(weights * np.exp(-s[..., None] * logs)).sum(axis=-1) / (1 - 2 ** (1 - s)))
 
 
 def rare(n: int = 3000, share: float = 0.01, noise: float = 0.02, seed: int = 0) -> Problem:
@@ -135,7 +135,7 @@ def rare(n: int = 3000, share: float = 0.01, noise: float = 0.02, seed: int = 0)
 
 
 def brownian(d: int = 2, seed: int = 0, depth: int = 14, roughness: float = 0.3) -> Callable[[Array], Array]:
-    """A loss of points (m, d) in [0, 1]^d nowhere differentiable: a bowl around 0.7, and a Brownian path per axis.
+    """A loss of points (m, d) in [0, 1]^d, nowhere differentiable: a bowl around 0.7, and a Brownian path per axis.
 
     The paths are sampled at 2^depth + 1 places; below that distance the loss is constant.
     """
@@ -145,7 +145,7 @@ def brownian(d: int = 2, seed: int = 0, depth: int = 14, roughness: float = 0.3)
 
     def loss(points: Array) -> Array:
         places = np.clip(np.rint(points * count), 0, count).astype(int)
-        rough = sum(path[places[:, j]] for j, path in enumerate(paths))
-        return np.square(points - 0.7).sum(axis=1) * 4 + roughness * rough
+        rough = np.sum([path[places[:, j]] for j, path in enumerate(paths)], axis=0)
+        return np.asarray(np.square(points - 0.7).sum(axis=1) * 4 + roughness * rough)
 
     return loss

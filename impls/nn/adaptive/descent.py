@@ -105,8 +105,9 @@ class Swarm:
         chance = np.exp(-np.maximum(rises, 0) / allowed) if temperature else rises <= 0
         accepted = self.random.random(len(before)) < chance
         self.points[accepted] = proposed[accepted]
-        self.axis_rates[~accepted] *= SLOWER
-        np.clip(self.axis_rates, *AXIS_RATES, out=self.axis_rates)
+        if self.rates.by_axis:
+            self.axis_rates[~accepted] *= SLOWER
+            np.clip(self.axis_rates, *AXIS_RATES, out=self.axis_rates)
         self._slopes = slopes
         self.uphill = float((accepted & (rises > 0)).mean())
         self.epoch += 1

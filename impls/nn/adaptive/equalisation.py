@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 
 LEAST_CORRELATION = 1e-6
 """Below it one says nothing of the other: a map by regression could not be inverted."""
+SHARE = 0.1
+"""Of the way, every epoch: the whole way moves the response away under particles that are on theirs to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ScaleLocation:
 
 
 def least_squares(x: Array, y: Array) -> ScaleLocation:
-    """The maps that bring x (m, n) nearest to y (m, n), row by row; a mere shift where one says nothing of the other."""
+    """The maps that bring x (m, n) nearest to y (m, n), row by row; where one says nothing of the other, a shift."""
     x_mean, y_mean = x.mean(axis=-1, keepdims=True), y.mean(axis=-1, keepdims=True)
     x_spread, y_spread = x - x_mean, y - y_mean
     square = np.square(x_spread).sum(axis=-1, keepdims=True)
@@ -55,10 +57,13 @@ def least_squares(x: Array, y: Array) -> ScaleLocation:
     return ScaleLocation(y_mean - scale * x_mean, scale)
 
 
-def equalising(responses: Array, fitted: Array) -> ScaleLocation:
-    """The maps of responses (m, n) that make them easiest for what is fitted to them (m, n).
+def equalising(responses: Array, fitted: Array, share: float = SHARE) -> ScaleLocation:
+    """The maps that bring responses (m, n) a share of the way to where they are easiest for what is fitted (m, n).
 
-    They are the inverses of the fitted values' regressions, which leave a response all of its variance: a regression
-    of the response itself would shrink it epoch by epoch, to nothing.
+    They come from the inverses of the fitted values' regressions, which leave a response all of its variance: a
+    regression of the response itself would shrink it epoch by epoch, to nothing. A regression that falls only shifts.
     """
-    return least_squares(fitted, responses).inverse()
+    whole = least_squares(fitted, responses).inverse()
+    mean = responses.mean(axis=-1, keepdims=True)
+    scale = np.where(whole.scale > 0, np.abs(whole.scale) ** share, 1)
+    return ScaleLocation(mean + share * (whole(mean) - mean) - scale * mean, scale)

@@ -63,11 +63,12 @@ def _reduced(extent: Array, x: Array, theta: Array) -> Iterator[Array]:
 
 
 def _kernel(extent: Array, x: Array, theta: Array, scalars: Scalars) -> Array:
-    return scalars.decay(sum(z * z for z in _reduced(extent, x, theta)) / 2)
+    return scalars.decay(np.sum([z * z for z in _reduced(extent, x, theta)], axis=0) / 2)
 
 
 def _skewed(extent: Array, x: Array, theta: Array, scalars: Scalars) -> Array:
-    lean = sum(theta[..., None, :, 2 * len(extent) + j] * z for j, z in enumerate(_reduced(extent, x, theta)))
+    skewness = theta[..., None, :, 2 * len(extent) :]
+    lean = np.sum([skewness[..., j] * z for j, z in enumerate(_reduced(extent, x, theta))], axis=0)
     return _kernel(extent, x, theta, scalars) * (1 + scalars.bend(lean))
 
 
@@ -79,7 +80,7 @@ def _mixture(extent: Array, x: Array, theta: Array, scalars: Scalars) -> Array:
 
 def _trigonometric(low: Array, extent: Array, x: Array, theta: Array, scalars: Scalars) -> Array:
     d = len(extent)
-    turns = sum(theta[..., None, :, j] * ((x[:, j, None] - low[j]) / extent[j]) for j in range(d))
+    turns = np.sum([theta[..., None, :, j] * ((x[:, j, None] - low[j]) / extent[j]) for j in range(d)], axis=0)
     return scalars.wave(turns - theta[..., None, :, d])
 
 

@@ -1,0 +1,191 @@
+"""Adaptive models against a Keras network and scikit-learn's regressors: held-out error, parameters, epochs, time.
+
+Every contestant gets the same samples. The network has one hidden layer of tanh units and at least as many parameters
+as the adaptive model; scikit-learn's regressors have their default settings, but where a default asks for a scale.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.timing import CLOCK, Clock, lapped
+from datasets import synthetic
+from datasets.synthetic import Problem
+
+Array = npt.NDArray[Any]
+
+ADAPTIVE = "adaptive"
+EPOCHS = 200
+BATCH = 32
+LEARNING_RATE = 0.01
+TEST_SHARE = 0.3
+
+
+class Regressor(Protocol):
+    """What takes part: fitted to samples and responses, then asked for responses."""
+
+    def fit(self, x: Array, y: Array) -> Any:
+        """Learn from samples x (n, d) and y (n,)."""
+
+    def predict(self, x: Array) -> Array:
+        """Responses (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One contestant on one problem.
+
+    ``error``: root mean square on held-out samples, in deviations of their y; ``floor``: that of the truth without
+    noise. ``epochs``: None where there are none. ``seconds``: of ``fit``, once.
+    """
+
+    problem: str
+    contestant: str
+    error: float
+    floor: float
+    parameters: int
+    epochs: int | None
+    seconds: float
+
+
+PROBLEMS: Mapping[str, tuple[Callable[[], Problem], str]] = MappingProxyType(
+    {
+        "bumps in 1 dimension": (lambda: synthetic.bumps(n=400), "kernel(3)"),
+        "bumps in 5 dimensions": (lambda: synthetic.bumps(n=800, d=5, count=4), "kernel(4)"),
+        "singularities": (lambda: synthetic.singular(n=500), "kernel(10)"),
+        "clusters": (lambda: synthetic.clusters(n=800), "mixture(3)"),
+        "orbit": (lambda: synthetic.orbit(n=400), "skewed(8)"),
+        "rare events": (lambda: synthetic.rare(n=2000), "kernel(4)"),
+    }
+)
+"""Problems, and the layers of the adaptive model."""
+
+
+class KerasRegressor:
+    """A Keras network with one hidden layer of tanh units, on inputs and responses of mean 0 and deviation 1."""
+
+    def __init__(self, units: int, seed: int = 0) -> None:
+        """``units``: of the hidden layer."""
+        self.units, self.seed = units, seed
+
+    def fit(self, x: Array, y: Array) -> KerasRegressor:
+        """EPOCHS epochs of Adam in batches of BATCH."""
+        from impls.competitors._library import quiet, quiet_import
+
+        keras = quiet_import("keras")
+        keras.utils.set_random_seed(self.seed)
+        self._mean, self._deviation = x.mean(axis=0), x.std(axis=0)
+        self._offset, self._unit = y.mean(), y.std()
+        layers = [keras.layers.Dense(self.units, activation="tanh"), keras.layers.Dense(1)]
+        with quiet():
+            self.model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
+            self.model.compile(keras.optimizers.Adam(LEARNING_RATE), loss="mean_squared_error")
+            self.model.fit(self._scaled(x), (y - self._offset) / self._unit, batch_size=BATCH, epochs=EPOCHS, verbose=0)
+        return self
+
+    def predict(self, x: Array) -> Array:
+        """Responses (n,)."""
+        answers = np.asarray(self.model.predict(self._scaled(x), verbose=0))[:, 0]
+        return np.asarray(answers * self._unit + self._offset)
+
+    def _scaled(self, x: Array) -> Array:
+        return np.asarray((x - self._mean) / self._deviation, np.float32)
+
+
+def contestants(layers: str, least_parameters: int, features: int, seed: int) -> dict[str, Regressor]:
+    """Everyone by name; the network is ours where Keras is not installed."""
+    from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from impls.nn.adaptive.estimator import AdaptiveRegressor
+
+    units = math.ceil((least_parameters - 1) / (features + 2))
+    perceptron = MLPRegressor(
+        (units,), activation="tanh", learning_rate_init=LEARNING_RATE, max_iter=EPOCHS, random_state=seed
+    )
+    name, network = _network(units, seed)
+    return {
+        ADAPTIVE: AdaptiveRegressor(layers, epochs=EPOCHS, random_state=seed),
+        name: network,
+        "random forest": RandomForestRegressor(random_state=seed),
+        "gradient boosting": GradientBoostingRegressor(random_state=seed),
+        "kernel ridge": make_pipeline(StandardScaler(), KernelRidge(alpha=0.01, kernel="rbf", gamma=5.0)),
+        "MLP": make_pipeline(StandardScaler(), perceptron),
+    }
+
+
+def _network(units: int, seed: int) -> tuple[str, Regressor]:
+    """Keras' network, or our own where Keras is not installed."""
+    if find_spec("keras"):
+        return "keras", KerasRegressor(units, seed)
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from impls.nn.estimators import NetworkRegressor
+
+    network = NetworkRegressor(f"D({units},t)", learning_rate=LEARNING_RATE, epochs=EPOCHS, random_state=seed)
+    return "our network", make_pipeline(StandardScaler(), network)
+
+
+def compete(name: str, seed: int = 0, clock: Clock = CLOCK) -> Iterator[Result]:
+    """Every contestant on a problem of PROBLEMS. Raises KeyError for another name."""
+    from impls.nn.adaptive.model import Model
+
+    make, layers = PROBLEMS[name]
+    problem = make()
+    order = np.random.default_rng(seed).permutation(len(problem.y))
+    test, train = np.split(order, [int(TEST_SHARE * len(order))])
+    x, y = problem.x[train], problem.y[train]
+    least = Model(layers, x.min(axis=0), x.max(axis=0)).parameters
+    deviation = problem.y[test].std()
+    floor = _rmse(problem.clean[test], problem.y[test]) / deviation
+    for contestant, regressor in contestants(layers, least, x.shape[1], seed).items():
+        laps: list[float] = []
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Stochastic Optimizer"
+            )  # the MLP has not converged: its row says so
+            lapped(regressor.fit, laps, clock)(x, y)
+        error = _rmse(regressor.predict(problem.x[test]), problem.y[test]) / deviation
+        yield Result(name, contestant, error, floor, parameters_of(regressor), epochs_of(regressor), laps[0])
+
+
+def parameters_of(regressor: Any) -> int:
+    """Numbers that were learned: weights, dual coefficients, and of trees one per node (threshold or answer)."""
+    last = regressor[-1] if hasattr(regressor, "steps") else regressor
+    if hasattr(last, "model_"):
+        return int(last.model_.parameters)
+    if hasattr(last, "network_"):
+        return int(last.network_.weights.size)
+    if hasattr(last, "model"):
+        return int(last.model.count_params())
+    if hasattr(last, "coefs_"):
+        return int(sum(array.size for array in (*last.coefs_, *last.intercepts_)))
+    if hasattr(last, "dual_coef_"):
+        return int(last.dual_coef_.size)
+    return int(sum(tree.tree_.node_count for tree in np.ravel(last.estimators_)))
+
+
+def epochs_of(regressor: Any) -> int | None:
+    """Passes over the data, where there are such."""
+    last = regressor[-1] if hasattr(regressor, "steps") else regressor
+    if isinstance(last, KerasRegressor):
+        return EPOCHS
+    found = getattr(last, "n_iter_", None)
+    return None if found is None else int(found)
+
+
+def _rmse(one: Array, other: Array) -> float:
+    return float(np.sqrt(np.square(one - other).mean()))
