@@ -113,7 +113,11 @@ def contestants(layers: str, least_parameters: int, features: int, seed: int) ->
 
     units = math.ceil((least_parameters - 1) / (features + 2))
     perceptron = MLPRegressor(
-        (units,), activation="tanh", learning_rate_init=LEARNING_RATE, max_iter=EPOCHS, random_state=seed
+        hidden_layer_sizes=(units,),
+        activation="tanh",
+        learning_rate_init=LEARNING_RATE,
+        max_iter=EPOCHS,
+        random_state=seed,
     )
     name, network = _network(units, seed)
     return {

@@ -44,7 +44,7 @@ def bumps(n: int = 300, d: int = 1, count: int = 3, noise: float = 0.02, seed: i
     # The first coordinates are spread over the interval, so that no two kernels are at one place.
     centres = random.uniform(0.2, 0.8, size=(count, d))
     centres[:, 0] = (random.permutation(count) + random.uniform(0.3, 0.7, count)) / count
-    widths = random.uniform(0.15, 0.3, count) * np.sqrt(d) / count ** (1 / d)
+    widths = random.uniform(0.1, 0.2, count) * np.sqrt(d) / count ** (1 / d)
     amplitudes = random.uniform(0.5, 2, count) * (random.choice([-1, 1], count) if signed else 1)
     x = random.uniform(size=(n, d))
     distances = np.square(x[:, None, :] - centres).sum(axis=-1)

@@ -15,6 +15,7 @@ from impls.nn.adaptive.confidence import confidence
 from impls.nn.adaptive.descent import Rates
 from impls.nn.adaptive.fitting import Plan, fit
 from impls.nn.adaptive.model import AMPLITUDE, Model
+from impls.nn.adaptive.polish import polish
 from impls.nn.adaptive.scales import RECIPROCAL
 from impls.nn.adaptive.watermark import Claim, embed, verify
 
@@ -48,7 +49,8 @@ class AdaptiveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  #
     stalls, the last one is the evaluation metric. ``flat``: all layers at once, else in turns. ``equalise``: the
     response adapts by scale and location. ``ghosts``: a redundant parameter for every function, which can carry a
     watermark. ``widths``: how kernels' widths are reparameterised: linear, square, reciprocal. ``tables``: functions
-    from tables in steps of 1e-4. ``amplitude``: the largest, in deviations of y. ``rates``: Rates, for the rest.
+    from tables in steps of 1e-4. ``polish``: the swarm's best is brought to its minimum, where the metric is rmse.
+    ``amplitude``: the largest, in deviations of y. ``rates``: Rates, for the rest.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class AdaptiveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  #
         ghosts: bool = False,
         widths: str = RECIPROCAL,
         tables: bool = False,
+        polish: bool = True,
         amplitude: float = AMPLITUDE,
         rates: Rates | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -78,6 +81,7 @@ class AdaptiveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  #
         self.ghosts = ghosts
         self.widths = widths
         self.tables = tables
+        self.polish = polish
         self.amplitude = amplitude
         self.rates = rates
         self.random_state = random_state
@@ -107,12 +111,14 @@ class AdaptiveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  #
         )
         fitted = fit(self.model_, x, y, plan, np.random.default_rng(seed))
         self.point_, self.output_, self.history_ = fitted.point, fitted.output, fitted.epochs
+        if self.polish and plan.losses[-1] == "rmse":
+            self.point_, self.output_ = polish(self.model_, x, y, self.point_, self.output_)
         self.n_iter_ = len(self.history_)
         self.confidence_ = confidence(self.model_, x, y, self.point_, self.output_)
         return self
 
-    def predict(self, X: Any, return_std: bool = False) -> Array | tuple[Array, Array]:
-        """The predicted y (n,), with ``return_std`` the standard errors of these means (n,) beside them."""
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """The predicted y (n,); with ``return_std`` the standard errors (n,) of these means, a pair."""
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
         mean = self.output_(self.model_.response(x, self.point_[None])[0])

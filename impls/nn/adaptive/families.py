@@ -30,7 +30,7 @@ WIDTHS = (0.01, 10.0)
 """Of kernels, in units of the data's extent: from a spike to what hardly depends on the variable."""
 MAX_WAVES = 12.0
 """Frequency of trigonometric functions, in waves over the data's extent."""
-MAX_TERM = 30.0
+MAX_TERM = 12.0
 """The largest n of the zeta family."""
 MAX_SKEWNESS = 4.0
 
