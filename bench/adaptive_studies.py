@@ -81,7 +81,6 @@ def normalisation() -> Study:
         return minimise(problem, start, rates, 60, np.random.default_rng(0)).values
 
     ours = errors(sizes)
-    # The second axis reaches to 1000 here; a quadratic is descended along it by one part in a million a step.
     theirs = _natural_descent(loss, target, sizes, 60)
     epochs = np.arange(1, 61)
     curves = (Curve("between 0 and 1", epochs, ours), Curve("in natural units", epochs, theirs, DASHES))
@@ -359,7 +358,7 @@ def confidence() -> Study:
 
 def meaning() -> Study:
     """The terms of a Dirichlet polynomial, recovered as numbers."""
-    problem = synthetic.dirichlet(terms=4)
+    problem = synthetic.dirichlet(terms=3)
     true = problem.truth["terms"]
     found = AdaptiveRegressor(f"zeta({len(true)})", particles=32, epochs=EPOCHS, random_state=0).fit(
         problem.x, problem.y
