@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.kernel_ridge import KernelRidge
 
-from bench.adaptive import ADAPTIVE, PROBLEMS, Result, compete
+from bench.adaptive import ADAPTIVE, PROBLEMS, Result, compete, contestants
 from bench.adaptive_studies import BARS, DASHES, DOTS, LINE, STUDIES, Curve, Panel, Study
 from bench.cli import main
 from reports import adaptive_tables
@@ -44,13 +45,24 @@ def test_the_contest_says_where_the_adaptive_model_loses():
     assert "**adaptive**" in text.split("**q, noise")[0]
 
 
-def test_the_contest_gives_the_network_at_least_as_many_parameters(monkeypatch):
-    """And every contestant a figure, timed by the clock that is given; here without Keras."""
-    monkeypatch.setattr("bench.adaptive.EPOCHS", 2)
+@pytest.mark.parametrize(("least", "features"), [(9, 1), (10, 1), (36, 5)])
+def test_the_contest_gives_the_network_at_least_as_many_parameters(monkeypatch, least, features):
+    """Ours where Keras is not installed; not a unit more than that takes."""
     monkeypatch.setattr("bench.adaptive.find_spec", lambda name: None)
+    found = contestants("kernel(3)", least, features, 0)
+    units = int(found["our network"][-1].structure.removeprefix("D(").removesuffix(",t)"))
+    assert (units - 1) * (features + 2) + 1 < least <= units * (features + 2) + 1
+    assert found["MLP"][-1].hidden_layer_sizes == (units,)
+
+
+def test_every_contestant_gets_its_figures(monkeypatch):
+    """Timed by the clock that is given; the network is left out here."""
+    monkeypatch.setattr("bench.adaptive.EPOCHS", 2)
+    monkeypatch.setattr("bench.adaptive._network", lambda units, seed: ("dummy", KernelRidge()))
     ticks = iter(range(100))
     found = {r.contestant: r for r in compete("bumps in 1 dimension", clock=lambda: float(next(ticks)))}
-    assert found["our network"].parameters >= found[ADAPTIVE].parameters == 9
+    assert found[ADAPTIVE].parameters == 9
+    assert found["MLP"].parameters >= 9
     assert found["MLP"].epochs == found[ADAPTIVE].epochs == 2
     assert found["kernel ridge"].epochs is None
     assert all(r.seconds == 1 and r.error > r.floor / 2 for r in found.values())
