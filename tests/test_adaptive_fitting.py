@@ -172,7 +172,7 @@ def test_equalisation_takes_the_linear_part_out_of_the_fit():
     base = synthetic.bumps(n=120, count=2, seed=8, signed=False)
     lifted = synthetic.Problem(base.x, 1000 + 50 * base.y, base.clean)
     equalised, fixed = (errors(lifted, "kernel(2)", 4, equalise=flag, particles=8) for flag in (True, False))
-    assert equalised.max() < fixed.min()
+    assert equalised.min() < 0.3 * fixed.min()
 
 
 def test_layers_in_turns_move_one_at_a_time(bumps):
