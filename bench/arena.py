@@ -7,7 +7,6 @@ copy, and the comparison with the file shows it. Results go into a file of their
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +84,6 @@ class Resident:
         """Fill the arrays with NaN there, and what is between them with guards."""
         self.host.poison()
         self.send()
-
-
-def shared_folder() -> str | None:
-    """Memory that processes share, where the system has a folder for it; else the temporary folder."""
-    folder = "/dev/shm"
-    return folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else None
 
 
 def put(host: Arena, device: Device) -> Resident:

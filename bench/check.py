@@ -11,7 +11,8 @@ where it rounds), multiplies exactly, and cuts its sums off too (u = 2^-23). A s
 
 An FFT mixes all values of its transform, so its bound is normwise: FFT_CONSTANT * u * log2(size) * |x|_2 |w|_2 per
 channel, summed over the channels (same book, section 24.1). A weight's gradient correlates two images, so its norms are
-those of x and dy; that of a bias is a plain sum, and held to the bound of one.
+those of x and dy; that of a bias is a plain sum, and held to the bound of one. For Winograd's see
+``bench.winograd_bound``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.inputs import INTEGERS
+from bench.winograd_bound import error_bound
 from impls import Case, reference
 from impls.arrays import array_module
-from impls.contract import FFT, FLOAT64, TF32
+from impls.contract import EVERY_PRODUCT, FFT, FLOAT64, TF32
 from impls.conv2d.reference import groups
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, PoolSpec, arguments
+from impls.winograd import sizes
 
 Array = npt.NDArray[Any]
 
@@ -109,6 +112,8 @@ def bound(
     if algorithm == FFT and isinstance(case.spec, ConvSpec) and first is not None:
         norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
         bounds[0] = array_module(first).broadcast_to(_like(norm + tiny, first), first.shape)
+    if (form := sizes(algorithm)) and isinstance(case.spec, ConvSpec) and first is not None:
+        bounds[0] = _like(error_bound(case.spec, direction, inputs, *form, u, tiny), first)
     return tuple(bounds)
 
 
@@ -142,7 +147,7 @@ def judge_exact(case: Case, direction: str, outputs: Sequence[Array | None], tru
 
 
 def needs_exact(case: Case, direction: str, design: str, algorithm: str) -> bool:
-    """Whether this design leaves no room for rounding: integer sums that are not FFTs, and every maximum.
+    """Whether this design leaves no room for rounding: integers whose products are summed, and every maximum.
 
     Averages of integers are rounded by their division; a max-pooling gradient of overlapping windows is a sum.
     """
@@ -150,7 +155,7 @@ def needs_exact(case: Case, direction: str, design: str, algorithm: str) -> bool
         return False
     if case.op == "maxpool2d" and direction == FORWARD:
         return True
-    return design == INTEGERS and algorithm != FFT
+    return design == INTEGERS and algorithm in EVERY_PRODUCT
 
 
 def dense_error(case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected) -> float:
@@ -183,7 +188,7 @@ def verdict(
         return judge_exact(case, direction, outputs, truth)
     limits = bound(case, direction, inputs, truth, algorithm, arithmetic)
     judgement = judge(case, direction, outputs, truth, limits)
-    if design == INTEGERS and algorithm == FFT and case.op == "conv2d":
+    if design == INTEGERS and algorithm not in EVERY_PRODUCT and case.op == "conv2d":
         return _judge_rounded(case, direction, outputs, truth, limits, judgement)
     return judgement
 
@@ -196,7 +201,7 @@ def _judge_rounded(
     limits: Sequence[Array | None],
     judgement: Judgement,
 ) -> Judgement:
-    """Integer results of an FFT: where the bound is below one half, rounding must give the exact integer."""
+    """Integer results of transforms: where the bound is below one half, rounding must give the exact integer."""
     for got, value, limit in zip(outputs, truth.values, limits, strict=True):
         if got is None or value is None or limit is None:
             continue

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from bench.experiments import Experiment
     from bench.jobs import Job, Selection
     from bench.results import Row, Run
+    from bench.soak import Outcome
     from bench.store import Store
     from bench.suites import Suite
     from reports.formats import Report
 
 DEFAULT_STORE = "layerbench.sqlite"
-WRONG_STATUSES = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
-"""What makes the exit status 1, where it is one of ours."""
-
 WIDTH = 120
 """Columns of what is printed into a file or a pipe."""
 
@@ -68,6 +66,9 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.store", "StoreError", 2),
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
+        ("bench.ceilings", "ProfileError", 2),
+        ("bench.results", "Failure", 1),
+        ("bench.sources", "SourceError", 2),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -119,6 +120,42 @@ _selection = _options(
     click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L."),
 )
 
+
+class Percent(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A share, written with or without the sign: ``5%``."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share: 0.05 for 5%. Fails for what is not a positive number."""
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = 0.0
+        if not share > 0:
+            self.fail(f"{value!r} is not a percentage above 0, such as 5%", param, ctx)
+        return share
+
+
+_limits = _options(
+    click.option(
+        "--setup-limit",
+        "setup_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=180.0,
+        show_default=True,
+        help="Seconds that an import, or making one plan, may take; then it is a TIMEOUT.",
+    ),
+    click.option(
+        "--call-limit",
+        "call_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        help="Seconds that the calls of one sample may take, beside four times what they are expected to.",
+    ),
+)
+
 _store = click.option("--db", default=DEFAULT_STORE, show_default=True, help="SQLite file or SQLAlchemy URL.")
 
 
@@ -133,6 +170,7 @@ def list_command(ops: tuple[str, ...]) -> None:
 
 @main.command()
 @_selection
+@_limits
 @click.option(
     "--model",
     "models",
@@ -151,6 +189,8 @@ def verify(
     training: bool,
     images: int,
     output: Path | None,
+    setup_limit_s: float,
+    call_limit_s: float,
     **options: Any,
 ) -> None:
     """Check every implementation and direction; nothing is timed. Exit status 1 if anything of ours is wrong.
@@ -186,7 +226,7 @@ def verify(
                     rows.append(verify_training(keras, model, images, seed))
                 show(checks.training_table(rows[-1]))
     else:
-        with _session(threads, seed, device) as session:
+        with _session(threads, seed, device, setup_limit_s=setup_limit_s, call_limit_s=call_limit_s) as session:
             session.start(dict.fromkeys((job.case.op, name) for job in wanted for name in job.names))
             if not models:
                 rows = _progress(wanted, lambda job: session.verify(job.case, job.direction, job.names))
@@ -205,14 +245,22 @@ def verify(
 
 @main.command()
 @_selection
+@_limits
 @click.option(
     "--memory",
-    type=click.Choice(["hot", "both"]),
+    type=click.Choice(["hot", "cold-weights", "cold", "both"]),
     default="hot",
     show_default=True,
-    help="Kernel time on a GPU: with hot caches, or also with L2 flushed before every call.",
+    help="Caches before every call: hot; flushed but for activations; flushed; on a GPU both hot and flushed.",
 )
 @click.option("--budget", type=float, help="Seconds of timing per case and direction, shared by all.")
+@click.option(
+    "--precision",
+    type=Percent(),
+    default="2%",
+    show_default=True,
+    help="Stop a case before its budget is spent when half the width of every speed-up's interval is below this.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the latest run in the store: only what is missing.")
 @_store
 @click.option("--json", "json_path", type=_FILE, help="Write the rows as JSON too.")
@@ -223,10 +271,13 @@ def run(
     /,
     memory: str,
     budget: float | None,
+    precision: float,
     resume: bool,
     db: str,
     json_path: Path | None,
     csv_path: Path | None,
+    setup_limit_s: float,
+    call_limit_s: float,
     **options: Any,
 ) -> None:
     """Check every implementation, then time those that are right, in shuffled rounds with the competitors.
@@ -234,37 +285,48 @@ def run(
     Rows are stored as they are finished. Ctrl-C keeps them all; --resume goes on.
     """
     from bench.jobs import in_suite, missing
+    from bench.profile_machine import holding, limits_of, with_ceilings
     from bench.results import write_csv, write_json
     from bench.store import Store
     from reports import formats, tables
 
     threads, device = options.pop("threads"), options.pop("device")
-    suite, _, wanted = _wanted(**options)
-    seconds = budget if budget is not None else suite.budget_s
-    if not seconds > 0:
+    if budget is not None and not budget > 0:  # before whatever is asked for is imported
         raise click.BadParameter("must be above 0 seconds", param_hint="--budget")
-    wished = _new_run(suite.name, threads, options["seed"], device)
+    suite, _, wanted = _wanted(**options)
+    seconds = suite.budget_s if budget is None else budget
+    how: dict[str, Any] = {
+        "memory": memory,
+        "precision": precision,
+        "setup_limit_s": setup_limit_s,
+        "call_limit_s": call_limit_s,
+    }
+    wished = _new_run(suite.name, threads, options["seed"], device, budget_s=seconds, **how)
     store = Store(db)
-    current = _latest_like(store, wished) if resume else store.start(wished)
+    current = _latest_like(store, wished) if resume else store.start(with_ceilings(wished, device))
+    ceilings = limits_of(current, device)
     before = {(row.op, row.spec, row.direction, row.implementation) for _, row in store.rows(current.id)}
     todo = missing(wanted, before)
     if resume:
         click.echo(f"run {current.id}: {len(wanted) - len(todo)} of {len(wanted)} done, {len(todo)} to go")
 
     def measure(job: Job) -> list[Row]:
-        found = [in_suite(row, suite) for row in session.run(job.case, job.direction, job.names, seconds)]
-        for row in found:
-            if (row.op, row.spec, row.direction, row.implementation) not in before:
-                store.add(current, row)
+        known = ceilings.ceilings
+        measured = ceilings.judge(session.run(job.case, job.direction, job.names, seconds))
+        if ceilings.ceilings != known:
+            store.set_machine(holding(current, ceilings.ceilings))
+        found = [in_suite(row, suite) for row in measured]
+        store.add(current, *found)
         return found
 
     interrupted = False
-    with _session(current.threads, current.seed, device, memory) as session:
+    with _session(current.threads, current.seed, device, **how) as session:
         try:
             session.start(dict.fromkeys((job.case.op, name) for job in todo for name in job.names))
             _progress(todo, measure)
         except KeyboardInterrupt:
             interrupted = True
+    current = store.run(current.id)  # ceilings may have been measured again
     rows = [row for _, row in store.rows(current.id)]
     for path, write in ((json_path, write_json), (csv_path, write_csv)):
         if path:
@@ -314,7 +376,14 @@ def report(
         from reports.paper import report as paper_report
 
         trained = store.run(run_id, training=True)
-        _show(paper_report(trained, store.trainings(trained.id)), form)
+        trainings = list(store.trainings(trained.id))
+        if output:
+            from reports.training_folder import write_results as write_trainings
+
+            for path in write_trainings(output, trained, trainings):
+                click.echo(path)
+        else:
+            _show(paper_report(trained, trainings), form)
         return
     if suite and run_id is None:
         run_id = next((r.id for r in reversed(store.runs()) if r.suite == suite), None)
@@ -524,6 +593,66 @@ def adaptive_command(names: tuple[str, ...], output: Path) -> None:
     click.echo(f"figures and tables are in {output}")
 
 
+@main.command("profile")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write page, JSON and figure.")
+@click.option("--json", "json_path", type=_FILE, help="Write the figures as JSON.")
+@click.option("--db", metavar="STORE", help="Put its latest run with these threads into the roofline figure.")
+@click.option("--threads", type=click.IntRange(min=1), help="Beside 1.  [default: all usable cores]")
+@click.option("--device", metavar="N|UUID", help="Which GPU, or which MIG slice; see: nvidia-smi -L.")
+def profile_command(
+    output: Path | None, json_path: Path | None, db: str | None, threads: int | None, device: str | None
+) -> None:
+    """Measure what this machine can do at most: operations, memory, calls, fresh pages, and the GPU. Under a minute."""
+    from bench.ceilings import write_profile
+    from bench.machine import describe, usable_cores
+    from bench.profile_machine import profile
+    from bench.sources import rows_beside
+    from bench.store import Store
+    from reports import formats, profiles
+
+    count = threads or usable_cores()
+    rows = rows_beside(Store(db, must_exist=True), describe(device), count) if db else []
+    with _console(stderr=True).status("starting") as status:
+        found = profile(count, device, lambda done, of: status.update(f"round {done} of {of}"))
+    formats.show(profiles.report(found), _console())
+    if json_path:
+        write_profile(json_path, found)
+    for path in profiles.write(output, found, rows) if output else ():
+        click.echo(path)
+
+
+@main.command("soak")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the faults and their times.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep the store there.")
+@click.pass_context
+def soak_command(ctx: click.Context, minutes: float, seed: int, folder: Path | None) -> None:
+    """Kill runs, their workers and their store at random, go on, and prove that every row is there, once.
+
+    Exit status 1 if anything was lost, doubled or malformed, with what it was.
+    """
+    import tempfile
+
+    from bench.soak import KINDS, soak
+
+    if folder:
+        if folder.exists() and any(folder.iterdir()):
+            raise click.BadParameter(f"{folder} is not empty", param_hint="--folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as made, _console(stderr=True).status("starting") as status:
+
+        def progress(outcome: Outcome) -> None:
+            status.update(f"{outcome.faults.total()} faults, {outcome.resumes} resumes, {outcome.rows} rows")
+
+        outcome = soak(minutes, seed, folder or Path(made), progress)
+    _print(_grid(("fault", "times"), [(kind, str(outcome.faults[kind])) for kind in KINDS]))
+    click.echo(f"{outcome.runs} runs, {outcome.resumes} resumes, {outcome.rows} rows: {len(outcome.losses)} losses")
+    for loss in outcome.losses:
+        click.echo(loss, err=True)
+    if outcome.losses:
+        ctx.exit(1)
+
+
 @main.command("cuda-acceptance", context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def cuda_acceptance(arguments: tuple[str, ...]) -> None:
@@ -531,6 +660,114 @@ def cuda_acceptance(arguments: tuple[str, ...]) -> None:
     from bench.__main__ import accept
 
     sys.exit(accept(arguments))
+
+
+@main.command()
+@click.argument("base")
+@click.argument("new")
+@_store
+@click.option("--fail-above", type=Percent(), help="Exit status 1 if a case is shown to be slower by more, or missing.")
+@click.option("--relative-to", metavar="NAME", help="Times over this one's in the same rounds; or none.")
+@click.option("--across-machines", is_flag=True, help="Compare although the machines differ.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "csv", "latex"]), default="table", show_default=True
+)
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    base: str,
+    new: str,
+    db: str,
+    fail_above: float | None,
+    relative_to: str | None,
+    across_machines: bool,
+    form: str,
+) -> None:
+    """Compare two runs case by case: faster, slower, same, or can't tell; or two machines' profiles.
+
+    BASE and NEW are each a run's number or a commit in the store (its latest run), OTHER-STORE:NUMBER, or a file: a
+    store, what run --json or --csv wrote, pytest-benchmark's JSON; or both are what profile --json wrote. Times are
+    taken relative to a competitor that both runs have, since the machine's speed differs from run to run; --relative-to
+    names another, or none.
+    """
+    from bench import sources
+    from bench.compare import MARGIN
+    from bench.compare import compare as compare_runs
+    from reports.comparison import report as comparison_report
+    from reports.profiles import comparison as comparison_of_machines
+
+    machines = sources.profiles(base, new)
+    if machines:
+        if fail_above or relative_to:
+            raise click.UsageError("--fail-above and --relative-to are for runs; these are profiles of machines")
+        _show(comparison_of_machines(*machines), form)
+        return
+    before, after = sources.read(base, db), sources.read(new, db)
+    if not across_machines:
+        sources.require_one_machine(before, after)
+    margin = fail_above or MARGIN
+    outcome = compare_runs(before, after, relative_to, margin)
+    _show(comparison_report(before, after, outcome, margin), form)
+    if fail_above and outcome.is_worse:
+        ctx.exit(1)
+
+
+@main.command()
+@click.option("--pairs", type=click.IntRange(min=1), default=200, show_default=True, help="Equal pairs.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so many, with what there is.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0, min_open=True), help="Seconds of timing per pair.  [default: 0.7]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs.")
+@click.option("--csv", "csv_path", type=_FILE, help="Write a line for every pair as CSV too.")
+@click.pass_context
+def selftest(
+    ctx: click.Context,
+    pairs: int,
+    minutes: float | None,
+    budget: float | None,
+    threads: int | None,
+    seed: int,
+    csv_path: Path | None,
+) -> None:
+    """Try the statistics on this machine: equal pairs, and pairs with a slow-down of 1, 2, 5 and 20 percent.
+
+    Says how often what is equal is called different, which differences are found, and what a sample costs beside its
+    own time. Ten minutes.
+    Exit status 1 if equal pairs are told apart more often than the tool states.
+    """
+    from math import inf
+
+    from rich.progress import track
+
+    from bench import overhead, selftest
+    from reports import formats
+    from reports.selftest import report as selftest_report
+
+    this = _new_run("selftest", threads, seed, None)
+    wanted = track(selftest.plan(pairs, seed), "pairs", console=_console(stderr=True))
+    seconds = budget or selftest.BUDGET_S
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end
+    costs = overhead.measure(this.threads)
+    trials: list[Any] = []
+    interrupted = False
+    try:
+        for trial in selftest.run(wanted, this.threads, seed, seconds, seconds=60 * minutes if minutes else inf):
+            trials.append(trial)
+    except KeyboardInterrupt:
+        interrupted = True
+    if not trials:
+        raise click.ClickException("no pair was finished; give it more --minutes")
+    shown = selftest_report(this, trials, seconds, costs)
+    formats.show(shown, _console())
+    if csv_path:
+        csv_path.parent.mkdir(parents=True, exist_ok=True)
+        csv_path.write_text(formats.text(shown, "csv"), encoding="utf-8")
+    if interrupted:
+        ctx.exit(130)
+    if not selftest.keeps_its_word(selftest.findings(trials)):
+        ctx.exit(1)
 
 
 @main.group("datasets")
@@ -606,8 +843,11 @@ def _grid(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> Any:
     return grid
 
 
-def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> Run:
-    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist."""
+def _new_run(suite: str, threads: int | None, seed: int, device: str | None, **options: Any) -> Run:
+    """A run that begins now, not yet in the store. Raises DeviceError for a device that does not exist.
+
+    ``options``: what else must be the same where it is gone on with.
+    """
     from datetime import UTC, datetime
 
     from bench import machine
@@ -620,6 +860,7 @@ def _new_run(suite: str, threads: int | None, seed: int, device: str | None) -> 
         threads=threads or machine.usable_cores(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(device),
+        options=options,
     )
 
 
@@ -631,6 +872,8 @@ def _latest_like(store: Store, wished: Run) -> Run:
     common = {name: (getattr(current, name), getattr(wished, name)) for name in ("suite", "seed", "threads")}
     for name, key in (("machine", "id"), ("commit", "commit"), ("versions", "versions")):
         common[name] = (current.machine.get(key), wished.machine[key])
+    common["GPU"] = (current.machine.get("cuda_device", {}), wished.machine["cuda_device"])
+    common |= {name: (stored, wished.options.get(name)) for name, stored in current.options.items()}
     for name, (stored, now) in common.items():
         if stored != now:
             raise click.UsageError(
@@ -681,11 +924,14 @@ def _profile(
     from dataclasses import replace
 
     from bench import profile_training
+    from bench.ceilings import CPU, in_force
+    from bench.profile_machine import limits_of, with_ceilings
     from bench.results import TRAINING
     from reports import formats
     from reports.network_tables import profile_report
 
-    run = _new_run(TRAINING, threads, 0, None)
+    run = with_ceilings(_new_run(TRAINING, threads, 0, None))
+    limits = in_force(limits_of(run).ceilings, CPU, run.threads)
     problems = profile_training.problems(names, dataset, structure)
     if how["batch"]:
         problems = tuple(replace(problem, batch=how["batch"]) for problem in problems)
@@ -695,7 +941,7 @@ def _profile(
             with _console(stderr=True).status(f"{problem.name}, {name}"):
                 profile = profile_training.profile_problem(problem, name, how["steps"] or profile_training.STEPS)
             found[problem.name, name] = profile
-    shown = profile_report(run, found)
+    shown = profile_report(run, found, limits)
     formats.show(shown, _console())
     if csv_path:
         csv_path.parent.mkdir(parents=True, exist_ok=True)
@@ -713,12 +959,19 @@ def _profile(
         )
 
 
-def _session(threads: int | None, seed: int, device: str | None, memory: str = "hot") -> Any:
+def _session(
+    threads: int | None, seed: int, device: str | None, *, setup_limit_s: float, call_limit_s: float, **how: Any
+) -> Any:
+    """A session with these limits; ``how``: its state of memory, and its precision."""
+    from dataclasses import replace
+
     from bench.machine import usable_cores
     from bench.measure import Session
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, shared memory is given back
-    return Session(threads or usable_cores(), seed, device=device, memory=memory)
+    session = Session(threads or usable_cores(), seed, device=device, **how)
+    session.effort = replace(session.effort, plan_s=setup_limit_s, call_s=call_limit_s)
+    return session
 
 
 def _wanted(
@@ -763,7 +1016,9 @@ def _progress(wanted: Iterable[Job], action: Callable[[Job], list[Row]]) -> list
 
 
 def _any_wrong(rows: Iterable[Any]) -> bool:
-    return any(row.status in WRONG_STATUSES and not getattr(row, "competitor", False) for row in rows)
+    from bench.results import FAULTS
+
+    return any(row.status in FAULTS and not getattr(row, "competitor", False) for row in rows)
 
 
 def _console(*, stderr: bool = False) -> Any:

@@ -8,8 +8,6 @@ contestant has learned is judged here, in one way for all, by the probabilities 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +18,10 @@ import numpy.typing as npt
 
 import datasets
 from bench import experiments, machine, pool
-from bench.arena import shared_folder
 from bench.contestant import KERAS, OURS, TORCH
 from bench.experiments import Experiment, Turn
 from bench.results import Failure, Training
+from bench.shared_folders import SharedFolder
 from impls.competitors.keras import BACKENDS
 from impls.nn.losses import EPSILON
 from impls.nn.network import Network
@@ -141,7 +139,8 @@ class Contest:
         self._refusals: dict[str, dict[str, Any]] = {}
         self._runners: list[_Runner] = []
         self._data: tuple[datasets.Split, Network] | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=shared_folder()))
+        self._shared = SharedFolder()
+        self._folder = self._shared.path
 
     def __enter__(self) -> Contest:
         return self
@@ -149,7 +148,7 @@ class Contest:
     def __exit__(self, *unused: object) -> None:
         for process in self._processes.values():
             process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shared.close()
 
     def run(self, experiment: Experiment, repetition: int, progress: Progress | None = None) -> list[Training]:
         """One repetition: a row for every contestant, whatever became of it.

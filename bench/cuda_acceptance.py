@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shlex
@@ -17,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +31,9 @@ import numpy as np
 from bench import cuda_sanitized, machine, nvml, suites, timing, truth
 from bench.jobs import Job, in_suite
 from bench.lines import Lines
-from bench.measure import BOTH, Effort, Session
-from bench.pool import ROOT
+from bench.measure import Effort, Session
+from bench.memory import BOTH
+from bench.programs import records
 from bench.results import Failure, Row, Run
 from bench.suites import Suite
 from impls import OPS, Case, ConvSpec, parse_case
@@ -276,7 +275,7 @@ def _listed() -> tuple[tuple[Entry, ...], str]:
     """Every implementation, and the reason why the list ends early, or nothing."""
     entries: list[Entry] = []
     try:
-        entries.extend(_records(["bench.listing"], LISTING_SECONDS))
+        entries.extend(records(["bench.listing"], LISTING_SECONDS))
     except Failure as failure:
         return tuple(entries), str(failure)
     return tuple(entries), ""
@@ -351,7 +350,7 @@ class _Work:
 
     def _ceilings(self, lines: Lines, until: float) -> str:
         """What the device can do at most, measured."""
-        for ceiling in _records(["bench.cuda_ceilings"], until - timing.CLOCK()):
+        for ceiling in records(["bench.cuda_ceilings"], until - timing.CLOCK()):
             lines.add("ceiling", ceiling)
         return ""
 
@@ -369,7 +368,7 @@ class _Work:
             status, reason, calls = "OK", "", 0
             wanted = cuda_sanitized.wanted(cases)
             try:
-                for record in _records(["bench.cuda_sanitized", *cases], share, command):
+                for record in records(["bench.cuda_sanitized", *cases], share, command):
                     lines.add("call", {"tool": tool, **record})
                     calls += 1
             except Failure as failure:
@@ -459,7 +458,7 @@ def _of_one(case: Case) -> Case:
 def _array_module() -> tuple[Any, str]:
     """What bench.truth finds, once a process of its own has found it: a hanging device costs PROOF_SECONDS."""
     try:
-        reason = "".join(str(record["reason"]) for record in _records(["bench.truth"], PROOF_SECONDS))
+        reason = "".join(str(record["reason"]) for record in records(["bench.truth"], PROOF_SECONDS))
     except Failure as failure:
         reason = str(failure)
     return (np, reason) if reason else truth.array_module()
@@ -490,54 +489,6 @@ def _nvidia_smi() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nvidia-smi: {error}"
     return found.stdout or found.stderr
-
-
-def _records(module: Sequence[str], seconds: float, prefix: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The lines of JSON that a module prints as a program of its own, as they come.
-
-    Raises Failure if it ends with an error, or not within ``seconds``; no process is left behind.
-    """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    late = threading.Event()
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
-            [*prefix, sys.executable, "-m", *module],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,
-        ) as process,
-    ):
-
-        def stop() -> None:
-            late.set()
-            _kill(process)
-
-        timer = threading.Timer(max(seconds, 0), stop)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith(b"{"):
-                    yield json.loads(line)
-            code = process.wait()
-        finally:
-            timer.cancel()
-            if process.poll() is None:
-                _kill(process)
-        if late.is_set():
-            raise Failure("TIMEOUT", f"{module[0]} was cut off after {seconds:.0f} s")
-        if code:
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-3:]
-            raise Failure("CRASHED", " | ".join([f"{module[0]} ended with status {code}", *last]))
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it started."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
 
 
 @contextlib.contextmanager

@@ -1,20 +1,23 @@
 """What a CUDA device can do at most, measured: copies, multiply-adds, launches. A program of its own: a line a ceiling.
 
-``python -m bench.cuda_ceilings`` prints {"name", "value", "unit", "samples"} as lines of JSON; value is the best
-sample. It runs apart because whatever a driver does there, even a crash, must not reach who asks.
+``python -m bench.cuda_ceilings`` prints each bench.ceilings.Ceiling as a line of JSON. It runs apart because whatever
+a driver does there, even a crash, must not reach who asks.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bench import timing
+from bench.ceilings import CUDA, GBYTES, GFLOPS, Ceiling
+from impls import devices
 
+MEMORY = "device memory"
 COPY = "device copy"
 FMA = "float32 multiply-add"
 LAUNCH = "launch"
@@ -25,16 +28,6 @@ SAMPLES = 7
 THREADS = 256
 CHAINS = 16
 """Independent multiply-adds in a thread: more than the latency of one in cycles, over the schedulers' issue rate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """The best of several samples, and all of them."""
-
-    name: str
-    value: float
-    unit: str
-    samples: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +59,10 @@ def measure(sizes: Sizes) -> Iterator[Ceiling]:
     multiply_add, nothing = cuda.jit(_multiply_add), cuda.jit(_nothing)
     flops = 2.0 * CHAINS * sizes.steps * sizes.blocks * THREADS
     yield _rate(
-        FMA, "GFLOP/s", flops * 1e-9, lambda: multiply_add[sizes.blocks, THREADS](values, sizes.steps), sizes.loops
+        FMA, GFLOPS, flops * 1e-9, lambda: multiply_add[sizes.blocks, THREADS](values, sizes.steps), sizes.loops
     )
     launches = _rate(LAUNCH, "1/us", 1e-6, lambda: nothing[1, 32](values), sizes.launches)
-    yield Ceiling(LAUNCH, 1 / launches.value, "us", tuple(1 / rate for rate in launches.samples))
+    yield Ceiling(LAUNCH, "us", tuple(1 / rate for rate in launches.samples), CUDA)
 
     count = sizes.moved_bytes // 4
     yield from _moves(PINNED, cuda.pinned_array(count, np.float32))
@@ -82,7 +75,9 @@ def _copy(sizes: Sizes) -> Ceiling:
 
     source = cuda.to_device(np.zeros(sizes.copied_bytes // 4, np.float32))
     target = cuda.device_array(source.shape, np.float32)
-    return _rate(COPY, "GB/s", 2e-9 * sizes.copied_bytes, lambda: target.copy_to_device(source), sizes.loops)
+    rate = _rate(COPY, GBYTES, 2e-9 * sizes.copied_bytes, lambda: target.copy_to_device(source), sizes.loops)
+    cached = devices.CUDA.describe().get("l2_bytes", 0)  # the simulator has no cache
+    return replace(rate, level=MEMORY, beyond=cached, touched=2 * sizes.copied_bytes)
 
 
 def _moves(kind: str, host: Any) -> Iterator[Ceiling]:
@@ -92,8 +87,8 @@ def _moves(kind: str, host: Any) -> Iterator[Ceiling]:
     host[:] = 1
     device = cuda.to_device(host)
     amount = 1e-9 * host.nbytes
-    yield _rate(f"{TO_DEVICE}, {kind}", "GB/s", amount, lambda: device.copy_to_device(host), 1)
-    yield _rate(f"{FROM_DEVICE}, {kind}", "GB/s", amount, lambda: device.copy_to_host(host), 1)
+    yield _rate(f"{TO_DEVICE}, {kind}", GBYTES, amount, lambda: device.copy_to_device(host), 1)
+    yield _rate(f"{FROM_DEVICE}, {kind}", GBYTES, amount, lambda: device.copy_to_host(host), 1)
 
 
 def _rate(name: str, unit: str, amount: float, call: Callable[[], object], loops: int) -> Ceiling:
@@ -102,7 +97,7 @@ def _rate(name: str, unit: str, amount: float, call: Callable[[], object], loops
 
     seconds = [timing.sample([call], cuda.synchronize, loops).host for _ in range(SAMPLES)]
     samples = tuple(amount / s for s in seconds)
-    return Ceiling(name, max(samples), unit, samples)
+    return Ceiling(name, unit, samples, CUDA)
 
 
 def _multiply_add(values: Any, steps: int) -> None:
@@ -134,8 +129,7 @@ def main() -> None:
     from numba import config
 
     for ceiling in measure(IN_SIMULATOR if config.ENABLE_CUDASIM else Sizes()):
-        record = {"name": ceiling.name, "value": ceiling.value, "unit": ceiling.unit, "samples": ceiling.samples}
-        print(json.dumps(record), flush=True)
+        print(json.dumps(ceiling.record()), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from impls import Case, reference
-from impls.specs import FORWARD, PoolSpec, arguments
+from impls.specs import FORWARD, GRAD_WEIGHTS, PoolSpec, arguments
 
 DENSE = "dense"
 SPARSE_FIRST = "sparse_first"
 SPARSE_SECOND = "sparse_second"
 INTEGERS = "integers"
+IMPULSE = "impulse"
 PRODUCTS_PER_SUM = 4
 EXACT_SUM = 2**24
 """Integers below this are exact in float32, and so is every partial sum of them."""
+
+IMPULSE_SIZE = 2.0**15
+"""Of an impulse's values, beside about 1 for all others; up to 1.9 times that, which float16 still holds."""
+IMPULSE_AT = 3
+"""Its row and its column: near a corner, and where a tile of any Winograd transform reaches beyond its window."""
+IMPULSE_VALUES = 4096
+"""About so many values of the first operand are not zero, so that its float64 truth costs next to nothing."""
+SMALL = 2.0**-16
+"""Scale of an impulse's second operand: float16 holds such values with fewer bits, every other format with all."""
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +56,16 @@ def make(case: Case, direction: str, design: str, seed: int) -> tuple[Array | No
         operand = values[sparse]
         assert operand is not None
         operand[~_chosen(rng, operand.shape, PRODUCTS_PER_SUM / terms)] = 0
+    if design == IMPULSE:
+        return _impulse(rng, case, direction, values)
     return tuple(values)
+
+
+def impulse_samples(case: Case, direction: str) -> int:
+    """How many samples of an impulse's batch are not zero: the first ones."""
+    shape = arguments(case.spec, direction)[0].shape
+    assert shape is not None
+    return min(case.spec.batch, -(-IMPULSE_VALUES // math.prod(shape[1:])))
 
 
 def judged(case: Case) -> tuple[str, ...]:
@@ -59,6 +78,34 @@ def judged(case: Case) -> tuple[str, ...]:
 def sets(case: Case, direction: str, count: int, seed: int) -> list[tuple[Array | None, ...]]:
     """``count`` different dense inputs, to be used in rotation."""
     return [make(case, direction, DENSE, seed + 1 + i) for i in range(count)]
+
+
+def _impulse(
+    rng: np.random.Generator, case: Case, direction: str, values: list[Array | None]
+) -> tuple[Array | None, ...]:
+    """One huge place in every image, or row, of the first operand; few and small values in the second.
+
+    Of every factor the last bit is set, so that none is half-way between two numbers of a shorter format. A bias is a
+    power of two: no format rounds it.
+    """
+    first, second = values[:2]
+    assert first is not None
+    assert second is not None
+    samples = impulse_samples(case, direction)
+    terms = case.spec.terms_of(direction)
+    place = tuple(min(IMPULSE_AT, side - 1) for side in first.shape[1:-1]) or (slice(1),)
+    huge = first[(slice(None), *place)]
+    huge[...] = np.copysign(IMPULSE_SIZE * (1 + 0.9 * (abs(huge) % 1)), huge)
+    for operand in (first, second):
+        operand.view(f"u{operand.itemsize}")[...] |= 1
+    first[samples:] = 0
+    if direction == GRAD_WEIGHTS:  # the second operand is a batch too
+        second[samples:] = 0
+        terms = -(-terms * samples // case.spec.batch)
+    second[~_chosen(rng, second.shape, PRODUCTS_PER_SUM / terms)] = 0
+    second *= second.dtype.type(SMALL)
+    bias = None if len(values) < 3 or values[2] is None else np.copysign(values[2].dtype.type(SMALL), values[2])
+    return (first, second, bias)[: len(values)]
 
 
 def _pool_inputs(case: Case, direction: str, design: str, rng: np.random.Generator) -> tuple[Array | None, ...]:

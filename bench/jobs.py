@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from bench.pool import foreign_device
 from bench.results import Row
 from bench.suites import Suite
 from impls import DIRECTIONS, OPS, Case, SpecError, Unavailable, get, names, rivals
-from impls.registry import AUTO
+from impls.registry import AUTO, is_foreign
 from impls.specs import directions_of
 
 NONE = "none"
@@ -68,15 +69,26 @@ def jobs(suite: Suite, selection: Selection) -> tuple[Job, ...]:
 
 
 def missing(wanted: Sequence[Job], finished: Collection[tuple[str, str, str, str]]) -> tuple[Job, ...]:
-    """The jobs that lack a row; ``finished`` has (op, spec, direction, implementation) of every row there is.
+    """The jobs that have no row; ``finished`` has (op, spec, direction, implementation) of every row there is.
 
-    A job that lacks only some rows is done whole again, because speed-ups are formed within its rounds.
+    Raises SpecError for a job of which only others have rows: samples of different sessions would be taken for those of
+    the same rounds, in which alone speed-ups are formed.
     """
-    return tuple(
-        job
-        for job in wanted
-        if any((job.case.op, str(job.case.spec), job.direction, name) not in finished for name in job.names)
-    )
+    by_problem: dict[tuple[str, str, str], list[str]] = {}
+    for op, spec, direction, name in finished:
+        by_problem.setdefault((op, spec, direction), []).append(name)
+    todo = []
+    for job in wanted:
+        there = by_problem.get((job.case.op, str(job.case.spec), job.direction), [])
+        if there and not set(job.names) <= set(there):
+            raise SpecError(
+                f"{job.case} {job.direction} was measured with {', '.join(sorted(there))}, and others cannot join "
+                f"afterwards: {', '.join(name for name in job.names if name not in there)}; give the same --impl and "
+                "--competitor, or start a new run without --resume"
+            )
+        if not there:
+            todo.append(job)
+    return tuple(todo)
 
 
 def in_suite(row: Row, suite: Suite) -> Row:
@@ -85,9 +97,12 @@ def in_suite(row: Row, suite: Suite) -> Row:
 
 
 def _device(op: str, name: str) -> str:
-    """The name of an implementation's device; empty where even its record is not to be had."""
+    """The name of an implementation's device; empty where even its record is not to be had.
+
+    Another package is imported in a process of its own, for whatever that may do.
+    """
     try:
-        return get(op, name).device.name
+        return foreign_device(op, name) if is_foreign(op, name) else get(op, name).device.name
     except Unavailable:
         return ""
 

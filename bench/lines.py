@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from bench.results import Interval, Row, Run
+from bench.results import Interval, Row, Run, thread_counts
 
 
 class Lines:
@@ -47,7 +47,9 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def row_of(record: Mapping[str, Any]) -> Row:
     """The row that was written; an infinite error comes back as None."""
     values = {f.name: record[f.name] for f in fields(Row) if f.name in record}
-    values["samples_s"] = tuple(values["samples_s"])
+    for name in ("samples_s", "aside_s"):
+        values[name] = tuple(values.get(name, ()))
+    values["threads"] = thread_counts(values.get("threads", {}))
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)
 

@@ -72,10 +72,15 @@ def describe(device: str | None = None) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """How many cores this process may run on."""
+    return len(cores())
+
+
+def cores() -> frozenset[int]:
+    """The numbers of the cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def _version(name: str) -> str | None:
@@ -154,6 +159,12 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def oom_kills() -> int:
+    """Processes that this system has ended for want of memory since it started; 0 where it does not say."""
+    found = re.search(r"^oom_kill (\d+)", _read("/proc/vmstat"), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _memory(which: str) -> int:

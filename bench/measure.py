@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import arena, check, inputs, machine, nvml, pool, statistics, timing
-from bench.results import RESIDENT_BY_DEVICE, Failure, Row
+from bench import arena, check, contamination, inputs, machine, nvml, pool, precision, statistics, timing
+from bench.memory import BOTH, COLD, FLUSHED, HOT, MAX_FLUSHED_CALLS, flush_bytes
+from bench.results import RESIDENT_BY_DEVICE, Failure, Row, decided
+from bench.shared_folders import SharedFolder
 from bench.truth import release
 from impls import Case, Unavailable, get
+from impls.contract import Implementation
+from impls.devices import CPU
+from impls.registry import is_foreign
 from impls.specs import ITEMSIZE, traffic
 
 Array = npt.NDArray[Any]
@@ -35,8 +39,8 @@ MIN_ROUNDS_SLOW = 3
 """For what takes more than SLOW times as long as the fastest, and more than one sample has to last."""
 SLOW = 10.0
 MAX_ROUNDS = 200
-PRECISION = 0.05
-"""Timing ends when half of every interval's width is below this fraction of its median."""
+PRECISION = 0.02
+"""Timing ends when half of the width of every speed-up's interval is below this fraction of it."""
 LOOK_EVERY = 5
 """Rounds between two looks at the intervals, and twice that before the first: an interval of five is luck."""
 WARM_BELOW_S = 0.25
@@ -49,10 +53,6 @@ SETTLE_S = 0.15
 """Idle BLAS threads of this process spin for about 0.1 s after the reference was computed."""
 SETS = ((64 * 2**20, 3), (256 * 2**20, 2))
 """(bytes of all arrays, input sets in rotation) up to these sizes; beyond them one, which no cache holds anyway."""
-HOT = "hot"
-BOTH = "both"
-MEMORY = (HOT, BOTH)
-"""State of a device's caches for its kernel figure: input sets in rotation, nothing flushed; or also flushed."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a case may need."""
 
@@ -82,6 +82,17 @@ class Effort:
     """Whether a look at the GPU that is not quick is taken, before and after the rounds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one round gave: a sample, and one of every figure beside it."""
+
+    seconds: float
+    figures: Mapping[str, float]
+    is_dirty: bool = False
+    faults: tuple[float, float] | None = None
+    """(minor, major) page faults per call, where the system counts them."""
+
+
 @dataclass
 class Contender:
     """One implementation on its way through a case and direction."""
@@ -90,16 +101,35 @@ class Contender:
     seconds: float = math.inf
     """The shortest call so far: the first ones of a plan may compile."""
     loops: int = 1
-    samples: list[float] = field(default_factory=list)
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    taken: list[Taken] = field(default_factory=list)
+    """Every round's, the dirty ones too."""
+    counts_dirty: bool = False
+    """Whether dirty rounds count as well: where too few are clean, and all contenders alike."""
     exposed: int = 0
     """Samples of the device's time that contain launch latency."""
-    dirty: int = 0
-    """Samples in dirty rounds."""
 
     @property
     def name(self) -> str:
         return self.row.implementation
+
+    @property
+    def counted(self) -> list[Taken]:
+        """The rounds that count."""
+        return [t for t in self.taken if self.counts_dirty or not t.is_dirty]
+
+    @property
+    def samples(self) -> list[float]:
+        """One sample of every round that counts."""
+        return [t.seconds for t in self.counted]
+
+    @property
+    def figures(self) -> dict[str, list[float]]:
+        """The same for each figure beside it; those that were not taken in every round have fewer."""
+        found: dict[str, list[float]] = {}
+        for taken in self.counted:
+            for name, seconds in taken.figures.items():
+                found.setdefault(name, []).append(seconds)
+        return found
 
     @property
     def has_device_clock(self) -> bool:
@@ -112,7 +142,8 @@ class Contender:
         return self.row.status == "OK"
 
     def end(self, status: str, reason: str) -> None:
-        """Finish with a status that is not OK."""
+        """Finish with a status that is not OK; of several the one that comes first stands."""
+        status, reason = decided((self.row.status, self.row.reason), (status, reason))
         self.row = replace(self.row, status=status, reason=reason)
 
 
@@ -128,11 +159,12 @@ class Session:
         memory: str = HOT,
         reader: nvml.Reader | None = None,
         xp: Any = np,
+        host: contamination.Reader | None = None,
     ) -> None:
-        """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of MEMORY.
+        """``device``: the GPU that workers see, an index or a UUID; ``memory``: one of bench.memory.MEMORY.
 
         ``reader`` looks at the GPU while it is timed; ``xp``: the array module in which the float64 truth is computed,
-        see bench.truth. Raises nvml.DeviceError for a device that does not exist.
+        see bench.truth; ``host`` looks at the machine. Raises nvml.DeviceError for a device that does not exist.
         """
         self.seed = seed
         self.precision = precision
@@ -143,22 +175,26 @@ class Session:
         self.xp = xp
         self._pool = pool.Pool(threads, nvml.settings(device))
         self._reader = reader or nvml.reader(device)
-        self._folder = Path(tempfile.mkdtemp(prefix="layerbench-", dir=arena.shared_folder()))
+        self._host = host or contamination.reader()
+        self._shared = SharedFolder()
+        self._folder = self._shared.path
         self._rates: dict[tuple[str, str, str], float] = {}
+        self._loaded: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *unused: object) -> None:
         self._pool.__exit__()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shared.close()
 
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Start the workers for these (op, name) side by side and wait until all are idle.
 
         A competitor that is not there gets no process.
         """
-        self._pool.start([pair for pair in pairs if not _absent(*pair)], self.effort.start_s)
+        there = [pair for pair in pairs if not _absent(*pair)]
+        self._pool.start(there, self.effort.start_s, self.effort.plan_s)
 
     def compile(self, pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, dict[str, Any]]:
         """Have the started workers of these (op, name) compile all their CUDA kernels side by side; answers by name."""
@@ -214,10 +250,13 @@ class Session:
         """A contender with what its record declares; one without a usable record has ended already."""
         row = Row(case.op, direction, str(case.spec), name, "", False, "", "", "OK")
         try:
-            record = get(case.op, name)
+            record = self._record(case.op, name)
         except Unavailable as reason:
             return Contender(replace(row, status="UNAVAILABLE", reason=str(reason)))
-        row = replace(row, device=str(record.device), competitor=record.competitor)
+        except Failure as failure:
+            return Contender(replace(row, status=failure.status, reason=failure.reason))
+        state = self.memory if self.memory in FLUSHED and str(record.device) == str(CPU) else HOT
+        row = replace(row, device=str(record.device), competitor=record.competitor, state=state)
         absent = _absent(case.op, name)
         if absent:
             return Contender(replace(row, status="UNAVAILABLE", reason=absent))
@@ -226,6 +265,15 @@ class Session:
         except Exception as error:  # another package's mistake is a row, and must not stop the run
             return Contender(replace(row, status="ERROR", reason=f"its record: {type(error).__name__}: {error}"))
         return Contender(replace(row, algorithm=declared[0], arithmetic=declared[1]))
+
+    def _record(self, op: str, name: str) -> Implementation:
+        """Its record. Another package is imported here only when its worker has survived that. Raises Failure."""
+        if is_foreign(op, name) and (op, name) not in self._loaded:
+            answer = self._pool.ask(op, name, "load", self.effort.plan_s, op=op, name=name)
+            if "status" in answer:
+                raise Failure(answer["status"], answer["reason"])
+            self._loaded.add((op, name))
+        return get(op, name)
 
     def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
@@ -244,8 +292,11 @@ class Session:
             return {}
         if answer.get("side_effect"):
             contender.end("SIDE_EFFECT", answer["side_effect"])
-        if "peak_bytes" in answer:
-            contender.row = replace(contender.row, peak_bytes=answer["peak_bytes"])
+            self._pool.replace(contender.name)  # what was changed stays changed in that process
+        if answer.get("leak"):
+            contender.end("LEAK", answer["leak"])
+        seen = {name: answer[name] for name in ("peak_bytes", "grown_bytes") if name in answer}
+        contender.row = replace(contender.row, **seen)
         return answer
 
     def _plan(self, contender: Contender, case: Case, sets: int, sharers: int) -> None:
@@ -261,8 +312,8 @@ class Session:
             sharers=sharers,
         )
         if answer:
-            measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "threads", "clocks")}
-            contender.row = replace(contender.row, **measured)
+            measured = {name: answer[name] for name in ("setup_s", "workspace_bytes", "clocks")}
+            contender.row = replace(contender.row, **measured, threads=_with_sizes({}, answer))
 
     def _compute(
         self, contender: Contender, case: Case, direction: str, path: Path, *, keep: bool = False
@@ -300,6 +351,7 @@ class Session:
     def _leave_out_large(self, case: Case, direction: str, contenders: Sequence[Contender], sets: int) -> None:
         """End all where the arrays of this process and of the workers would not fit into what is free."""
         shared, own = _memory_needed(case, direction, sets, len(contenders))
+        own += flush_bytes() if self.memory in FLUSHED else 0  # of one worker at a time
         free, folder = machine.free_memory(), shutil.disk_usage(self._folder).free
         reason = ""
         if shared + own > MEMORY_SHARE * free:
@@ -342,6 +394,31 @@ class Session:
                     if contender.is_running:
                         _judge(contender, case, direction, design, arrays, outputs, truth)
             path.unlink()
+        if designs is None and precision.tells(case):
+            self._infer(case, direction, contenders)
+
+    def _infer(self, case: Case, direction: str, contenders: Sequence[Contender]) -> None:
+        """Find out what arithmetic and algorithm ran; also of what is wrong: another arithmetic may be the reason.
+
+        What is less exact than declared is MISDECLARED, unless it is a competitor.
+        """
+        asked = [c for c in contenders if c.row.status in ("OK", "WRONG")]
+        if not asked:
+            return
+        arrays = inputs.make(case, direction, inputs.IMPULSE, self.seed)
+        known = precision.probe(case, direction, arrays)
+        path = self._write(case, inputs.IMPULSE, arrays)
+        for contender in asked:
+            outputs = self._compute(contender, case, direction, path)
+            row = contender.row
+            if not outputs or row.status == "SIDE_EFFECT":
+                continue
+            found = precision.infer(known, outputs)
+            contender.row = replace(row, ran_arithmetic=found.arithmetic, ran_algorithm=found.algorithm)
+            reason = precision.misfit(row.algorithm, row.arithmetic, found)
+            if reason and not row.competitor:
+                contender.end("MISDECLARED", reason)
+        path.unlink()
 
     def _check_dense(
         self, case: Case, direction: str, contenders: Sequence[Contender], count: int
@@ -393,39 +470,55 @@ class Session:
         active = [c for c in active if c.is_running]
         if not active:
             return
-        slow = max(SLOW * min(c.seconds for c in active), self.effort.sample_s)
         rng = np.random.default_rng(self.seed)
         is_worth_it = self._reader.is_quick or self.effort.is_watched_slowly
         is_watched = is_worth_it and any(c.has_device_clock for c in active)
         watch = _Watch(self._reader, self._pids()) if is_watched else None
+        host = contamination.Watch(self._host, self._pids)
         started = last = timing.CLOCK()
-        stop = "rounds"
+        stop, slow = "rounds", math.inf
+        counts: list[list[int]] = []
+        """Before each round: how many every contender had taken."""
         for done in range(MAX_ROUNDS):
+            running = [c for c in active if c.is_running]
+            if not running:
+                break
+            slow = max(SLOW * min(c.seconds for c in running), self.effort.sample_s)
             now = timing.CLOCK()
             next_ends = now + (now - last)
             if done >= self.effort.min_rounds and (next_ends - started > budget_s or next_ends > self.deadline):
                 stop = "budget"
                 break
             last = now
-            if done >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
+            if done == 1:
+                self._read_threads(running, "threads")
+            if done == 2 * LOOK_EVERY:  # what was dirty from the first is as it is: nothing cleaner is waited for
+                _count_enough(active)
+            clean = max(len(c.samples) for c in running)
+            if clean >= 2 * LOOK_EVERY and done % LOOK_EVERY == 0 and _precise(active, self.precision):
                 stop = "precision"
                 break
-            before = [len(c.samples) for c in active]
+            counts.append([len(c.taken) for c in active])
             for i in rng.permutation(len(active)):
                 contender = active[i]
-                enough = contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
-                if contender.is_running and not enough:
+                if contender.is_running and not _is_slow_and_done(contender, slow):
                     self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
-            if watch and watch.is_quick and watch.look():
-                for contender, count in zip(active, before, strict=True):
-                    contender.dirty += len(contender.samples) - count
+            is_device_dirty = bool(watch and watch.is_quick and watch.look())
+            dirty = max(host.look(), is_device_dirty)
+            if dirty:
+                _mark_dirty(active, counts[-dirty])
         if watch and not watch.is_quick and watch.look():
-            for contender in active:
-                contender.dirty = len(contender.samples)
+            _mark_dirty(active, [0] * len(active))
+        _count_enough(active)
+        self._read_threads([c for c in active if c.is_running], "inspect")
         for contender in active:
-            if contender.is_running:
-                self._ask(contender, "inspect", self.effort.call_s)
-            _keep(contender, stop, watch)
+            _keep(contender, "rounds" if _is_slow_and_done(contender, slow) else stop, watch, host)
+
+    def _read_threads(self, contenders: Sequence[Contender], do: str) -> None:
+        """Ask each something whose answer has the thread pools in force, and keep their sizes."""
+        for contender in contenders:
+            answer = self._ask(contender, do, self.effort.call_s)
+            contender.row = replace(contender.row, threads=_with_sizes(contender.row.threads, answer))
 
     def _pids(self) -> frozenset[int]:
         """The processes of ours that may be on the device: this one computes the truth there."""
@@ -444,7 +537,8 @@ class Session:
             if not contender.is_running:
                 return
             contender.seconds = min(contender.seconds, answer["longer_seconds"])
-            contender.loops = timing.loops_for(contender.seconds, self.effort.sample_s)
+            most = MAX_FLUSHED_CALLS if contender.row.state in FLUSHED else timing.MAX_LOOPS
+            contender.loops = min(most, timing.loops_for(contender.seconds, self.effort.sample_s))
             if contender.loops == 1:
                 break
         self._learn(contender, case)
@@ -468,15 +562,13 @@ class Session:
             return
         figures: dict[str, float] = {}
         if contender.has_device_clock:
-            flush = self.memory == BOTH
+            flush = self.memory in (BOTH, COLD)
             more = self._timed(contender, "figures", case, direction, truths, flush=flush, copied=copied)
             if not more:
                 return
             figures = {RESIDENT_BY_DEVICE: answer["device_seconds"], **more["figures"]}
             contender.exposed += not more["hidden"]
-        contender.samples.append(answer["seconds"])
-        for name, seconds in figures.items():
-            contender.figures.setdefault(name, []).append(seconds)
+        contender.taken.append(Taken(answer["seconds"], figures, faults=answer["faults"]))
 
     def _sample(
         self,
@@ -486,7 +578,8 @@ class Session:
         truths: Sequence[tuple[tuple[Array | None, ...], check.Expected]],
     ) -> dict[str, Any]:
         """One sample of the resident figure; empty if the contender ended."""
-        return self._timed(contender, "sample", case, direction, truths, warm=contender.seconds < WARM_BELOW_S)
+        warm = contender.seconds < WARM_BELOW_S
+        return self._timed(contender, "sample", case, direction, truths, warm=warm, state=contender.row.state)
 
     def _timed(
         self,
@@ -507,6 +600,8 @@ class Session:
             arrays, truth = truths[i]
             outputs = self._read(case, direction, Path(results[i]))
             _judge(contender, case, direction, inputs.DENSE, arrays, outputs, truth)
+        if contender.row.status == "WRONG":  # is it an input that the call before changed?
+            self._ask(contender, "inspect", self.effort.call_s)
         return answer
 
     # --- shared arrays ---
@@ -562,31 +657,70 @@ class _Watch:
         return {"before": self._first.as_record(), "after": self._last.as_record(), "dirt": list(self._dirt)}
 
 
-def _keep(contender: Contender, stop: str, watch: _Watch | None) -> None:
+def _with_sizes(before: Mapping[str, tuple[int, ...]], answer: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
+    """The sizes of all thread pools, with those of an answer; 0 where a pool is not there. As before without any."""
+    if "threads" not in answer:
+        return before
+    now = answer["threads"]
+    looks = max(map(len, before.values()), default=0)
+    return {pool: (*before.get(pool, (0,) * looks), now.get(pool, 0)) for pool in {**before, **now}}
+
+
+def _mark_dirty(active: Sequence[Contender], before: Sequence[int]) -> None:
+    """Mark what was taken since each contender had this many rounds. It is repeated: rounds go on without it."""
+    for contender, count in zip(active, before, strict=True):
+        contender.taken[count:] = [replace(taken, is_dirty=True) for taken in contender.taken[count:]]
+
+
+def _count_enough(active: Sequence[Contender]) -> None:
+    """Let dirty rounds count where anybody has too few clean ones; for all alike, since ratios are formed in rounds."""
+    if any(c.is_running and len(c.samples) < min(MIN_ROUNDS_SLOW, len(c.taken)) for c in active):
+        for contender in active:
+            contender.counts_dirty = True
+
+
+def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamination.Watch) -> None:
     """Put every raw sample into the row, and end it where its two clocks cannot both be right."""
     contender.row = replace(
         contender.row,
-        stop=stop,
+        stop=stop if contender.is_running else "",
         samples_s=tuple(contender.samples),
         figures={name: tuple(samples) for name, samples in contender.figures.items()},
+        host=host.record(),
+        **_page_faults(contender.taken),
     )
+    if host.is_seeing or (watch and watch.is_seeing):
+        dirty = [taken.seconds for taken in contender.taken if taken.is_dirty]
+        aside = () if contender.counts_dirty else tuple(dirty)
+        contender.row = replace(contender.row, dirty_samples=len(dirty), aside_s=aside)
     if not contender.has_device_clock:
         return
     contender.row = replace(contender.row, exposed_samples=contender.exposed)
     if watch and watch.is_seeing:
-        contender.row = replace(contender.row, dirty_samples=contender.dirty, gpu=watch.record())
+        contender.row = replace(contender.row, gpu=watch.record())
     by_device = contender.figures.get(RESIDENT_BY_DEVICE, ())
     wrong = timing.disagreement(contender.samples, by_device, contender.loops)
     if wrong and contender.is_running:
         contender.end("ASYNC_MISMATCH", wrong)
 
 
+def _page_faults(taken: Sequence[Taken]) -> dict[str, Any]:
+    """The row's fields of page faults per call; none where nobody counted."""
+    counted = [t.faults for t in taken if t.faults is not None]
+    if not counted:
+        return {}
+    minor, major = (sum(faults) / len(counted) for faults in zip(*counted, strict=True))
+    return {"minor_faults": minor, "major_faults": major}
+
+
 def _absent(op: str, name: str) -> str | None:
-    """The reason why a competitor cannot be used here, or None.
+    """The reason why a competitor of ours cannot be used here, or None.
 
     Asked in this process, since a competitor's library is looked for and not imported. Ours are asked in their workers:
     whether a GPU can be used shows by using it.
     """
+    if is_foreign(op, name):
+        return None
     try:
         record = get(op, name)
     except Unavailable:
@@ -650,19 +784,25 @@ def _judge(
 
 def _precise(active: Sequence[Contender], precision: float) -> bool:
     """Whether every interval that is judged is narrow enough; what runs only a few rounds is not waited for."""
-    rounds = max(len(c.samples) for c in active)
-    waited_for = [c for c in active if c.is_running and len(c.samples) == rounds]
-    return all(_width(c, waited_for) <= precision for c in waited_for)
+    running = [c for c in active if c.is_running]
+    rounds = max((len(c.samples) for c in running), default=0)
+    waited_for = [c for c in running if len(c.samples) == rounds]
+    return bool(waited_for) and all(_width(c, waited_for) <= precision for c in waited_for)
+
+
+def _is_slow_and_done(contender: Contender, slow: float) -> bool:
+    """Whether it takes so long that it gets a few rounds only, and has them; ``slow``: seconds of a call."""
+    return contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
 
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:
-    """The widest relative interval of its speed-ups over competitors with as many rounds, else of its own median."""
-    rivals = _rivals(contender, contenders)
-    intervals = [
-        statistics.speedup(rival.samples, contender.samples)
-        for rival in rivals
-        if len(rival.samples) >= len(contender.samples)
-    ]
+    """The widest relative interval of its speed-ups over competitors with as many rounds.
+
+    Where there is no competitor, over the first of the others on its device; of its own median if it is alone there.
+    """
+    others = [c for c in contenders if c is not contender and len(c.samples) >= len(contender.samples)]
+    rivals = _rivals(contender, others) or [c for c in others if c.row.device == contender.row.device][:1]
+    intervals = [statistics.speedup(rival.samples, contender.samples) for rival in rivals]
     return max(map(statistics.relative_width, intervals or [statistics.median_interval(contender.samples)]))
 
 
@@ -692,11 +832,11 @@ def _timed_row(
 ) -> Row:
     interval = statistics.median_interval(contender.samples)
     speedups = {r.name: statistics.speedup(r.samples, contender.samples) for r in rivals}
-    noisy = width > precision
+    noisy = not width <= precision  # a width that is not to be had is NaN
     return replace(
         contender.row,
         status="NOISY" if noisy else "OK",
-        reason=f"an interval is {width:.0%} wide to each side, more than {precision:.0%}" if noisy else "",
+        reason=f"an interval is {width:.1%} wide to each side, more than {precision:.1%}" if noisy else "",
         median_s=interval.median,
         low_s=interval.low,
         high_s=interval.high,

@@ -13,25 +13,32 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from bench import timing
+from bench import machine, timing
 from bench.results import Failure
+from bench.tail import Tail
 
 ROOT = Path(__file__).resolve().parent.parent
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 START_SECONDS = 120.0
-"""A new process answers within this time."""
+"""A new process answers within this time, where nobody says how long it may take."""
 PLAN_SECONDS = 180.0
 """Set-up: importing a framework and compiling."""
 CALL_SECONDS = 60.0
 """One call at the least; more where the caller predicts more."""
+END_SECONDS = 2.0
+"""A process that has closed the pipe through which it answers ends within this time, or is ended."""
+LAST_LINES = 3
+"""Of a worker's output, kept with the reason why it gave no answer."""
+LOAD_ATTEMPTS = 2
+"""Workers that may fail to load an implementation, one after the other, before it is given up for as long as the pool
+lives: an import that hangs would be waited for at every case."""
 
 
 def _signal(process: int, name: str) -> None:
@@ -52,16 +59,18 @@ class WorkerProcess:
 
     def __init__(self, module: str, threads: int, settings: Mapping[str, str], **load: Any) -> None:
         """Start a module that serves, with these environment variables, and have it ``load``; does not wait."""
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+        self._oom_kills = machine.oom_kills()
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | dict(settings)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=subprocess.PIPE,
             env=environment,
         )
+        assert self._process.stderr is not None
+        self._said = Tail(self._process.stderr)
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self._paused = False
@@ -72,6 +81,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether it has answered for the first time."""
+        return self._greeted is not None
 
     def ask(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
         """Send a request and wait for its answer. Raises Failure after ``seconds`` or when it is gone."""
@@ -85,9 +99,9 @@ class WorkerProcess:
         self._send({"do": do, **values})
 
     def greet(self, seconds: float = START_SECONDS) -> dict[str, Any]:
-        """Wait until it has loaded what it computes with, at most START_SECONDS; its answer. Raises Failure."""
+        """Wait until it has loaded what it computes with; its answer. Raises Failure."""
         if self._greeted is None:
-            self._greeted = self.receive(min(seconds, START_SECONDS))
+            self._greeted = self.receive(seconds)
         return self._greeted
 
     def take_turn(self, do: str, seconds: float, **values: Any) -> dict[str, Any]:
@@ -102,7 +116,7 @@ class WorkerProcess:
 
     def pause(self) -> None:
         """Stop the process where it is."""
-        if not self._paused and self._greeted is not None:
+        if not self._paused and self.has_loaded:
             _signal(self._process.pid, "SIGSTOP")
             self._paused = True
 
@@ -120,10 +134,9 @@ class WorkerProcess:
         """End the process now."""
         self.end()
         self._process.wait()
-        for stream in (self._process.stdin, self._errors):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        if self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -138,10 +151,14 @@ class WorkerProcess:
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
-            raise Failure("TIMEOUT", f"no answer in {seconds:.0f} s") from None
+            last = self._said.lines(LAST_LINES, has_ended=False)
+            raise Failure("TIMEOUT", " | ".join([f"no answer in {round(seconds, 1):g} s", *last])) from None
         if not line:
             raise self._failure()
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise Failure("ERROR", f"what it answered cannot be read: {line[:60]!r}") from None
         return answer
 
     def _read(self) -> None:
@@ -153,11 +170,22 @@ class WorkerProcess:
         self._lines.put(b"")
 
     def _failure(self) -> Failure:
-        code = self._process.wait()
-        self._errors.seek(0)
-        last = self._errors.read().decode(errors="replace").strip().splitlines()[-3:]
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        """Why there is no answer and none will come."""
+        try:
+            code = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            last = self._said.lines(LAST_LINES, has_ended=False)
+            self.kill()
+            return Failure("CRASHED", " | ".join(["the worker closed its pipe", *last]))
+        last = self._said.lines(LAST_LINES, has_ended=True)
+        if code == -signal.SIGKILL and machine.oom_kills() > self._oom_kills:
+            return Failure("OUT_OF_MEMORY", " | ".join(["the system ended the worker for want of memory", *last]))
+        how = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit status {code}"
         return Failure("CRASHED", " | ".join([f"the worker ended with {how}", *last]))
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else "unknown"
 
 
 class Pool:
@@ -168,6 +196,8 @@ class Pool:
         self.threads = threads
         self.settings = settings or {}
         self._workers: dict[str, WorkerProcess] = {}
+        self._failed_loads: dict[tuple[str, str], list[Failure]] = {}
+        """By what was to be loaded, an (op, name)."""
 
     def __enter__(self) -> Pool:
         return self
@@ -177,23 +207,28 @@ class Pool:
             worker.kill()
         self._workers.clear()
 
-    def start(self, pairs: Sequence[tuple[str, str]], seconds: float = math.inf) -> None:
+    def start(
+        self, pairs: Sequence[tuple[str, str]], seconds: float = math.inf, each_seconds: float = START_SECONDS
+    ) -> None:
         """Start the workers for these (op, name), so that they import side by side, and wait until all stand still.
 
-        One that does not within START_SECONDS of the one before it, or within ``seconds`` of all, is started again at
-        the next request.
+        One that does not within ``each_seconds`` of the one before it, or within ``seconds`` of all, is started again
+        at the next request.
         """
         end = timing.CLOCK() + seconds
-        new = []
+        new: dict[str, str] = {}
         for op, name in pairs:
             if name not in self._workers:
                 self._workers[name] = self._new(op, name)
-                new.append(name)
-        for name in new:
+                new[name] = op
+        for name, op in new.items():
+            left = max(end - timing.CLOCK(), 0)
             try:
-                self._workers[name].greet(max(end - timing.CLOCK(), 0))
-            except Failure:
+                self._workers[name].greet(min(left, each_seconds))
+            except Failure as failure:
                 self._workers.pop(name).kill()
+                if failure.status != "TIMEOUT" or left > each_seconds:
+                    self._failed_loads.setdefault((op, name), []).append(failure)
             else:
                 self._workers[name].pause()
 
@@ -243,18 +278,39 @@ class Pool:
             except Failure:
                 self._workers.pop(name).kill()
 
-    def ask(self, op: str, name: str, do: str, seconds: float, **values: Any) -> dict[str, Any]:
+    def ask(self, op: str, name: str, do: str, seconds: float, /, **values: Any) -> dict[str, Any]:
         """Ask one worker while all others stand still. Raises Failure; that worker is gone then, as after Ctrl-C.
 
-        One that answers CRASHED has lost its device: whatever it was asked next would fail for the same reason.
+        One that answers CRASHED has lost its device: whatever it was asked next would fail for the same reason. What
+        LOAD_ATTEMPTS workers could not load is not tried again.
         """
+        failed = self._failed_loads.get((op, name), [])
+        if len(failed) >= LOAD_ATTEMPTS:
+            raise failed[-1]
         worker = self._workers.get(name) or self._new(op, name)
         self._workers[name] = worker
         try:
             return worker.take_turn(do, seconds, **values)
-        except BaseException:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
-            self._workers.pop(name).kill()
+        except BaseException as error:  # Ctrl-C too: its answer is still to come, and would be taken for the next one's
+            self.replace(name)
+            if isinstance(error, Failure) and not worker.has_loaded:
+                self._failed_loads.setdefault((op, name), []).append(error)
             raise
+
+    def replace(self, name: str) -> None:
+        """End a worker; the next request starts a fresh one."""
+        self._workers.pop(name).kill()
 
     def _new(self, op: str, name: str) -> WorkerProcess:
         return WorkerProcess("bench.worker", self.threads, self.settings, op=op, name=name)
+
+
+def foreign_device(op: str, name: str) -> str:
+    """The name of the device of another package's implementation; empty where it cannot be loaded."""
+    process = WorkerProcess("bench.worker", 1, {}, op=op, name=name)
+    try:
+        return str(process.greet().get("device", ""))
+    except Failure:
+        return ""
+    finally:
+        process.kill()

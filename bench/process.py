@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from impls import Unavailable
 from impls.devices import is_lost, is_out_of_memory
+from impls.wording import worded
 
 Answer = dict[str, Any]
 
@@ -35,6 +38,7 @@ class Responder:
 def serve(responder: Responder) -> None:
     """Answer requests until standard input ends."""
     _end_with_parent()
+    _be_the_first_to_go()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = _private_output()
     for line in sys.stdin:
@@ -49,16 +53,27 @@ def set_threads(library: Any, count: int) -> dict[str, int]:
     """
     if hasattr(library, "set_threads"):
         library.set_threads(count)
-    pools: dict[str, int] = {}
     if "cv2" in sys.modules:
         import cv2
 
         cv2.setNumThreads(count)
-        pools["opencv"] = cv2.getNumThreads()
     if "numba" in sys.modules:
         import numba
 
         numba.set_num_threads(count)
+    return threads_of(library)
+
+
+def threads_of(library: Any) -> dict[str, int]:
+    """The size of every thread pool in this process, by name."""
+    pools: dict[str, int] = {}
+    if "cv2" in sys.modules:
+        import cv2
+
+        pools["opencv"] = cv2.getNumThreads()
+    if "numba" in sys.modules:
+        import numba
+
         pools["numba"] = numba.get_num_threads()
     pools |= _native_pools()
     if hasattr(library, "threads"):
@@ -78,12 +93,12 @@ def _native_pools() -> dict[str, int]:
 def _failure(error: Exception) -> Answer:
     """An exception as an answer. After CRASHED this process is to be replaced: its device is gone."""
     if isinstance(error, Unavailable):
-        return {"status": "UNAVAILABLE", "reason": str(error)}
-    text = f"{type(error).__name__}: {error}"
+        return {"status": "UNAVAILABLE", "reason": worded(error, named=False)}
+    text = worded(error)
     if is_lost(error):
         return {"status": "CRASHED", "reason": text}
     if is_out_of_memory(error):
-        return {"status": "OUT_OF_MEMORY", "reason": str(error) or "memory ran out"}
+        return {"status": "OUT_OF_MEMORY", "reason": worded(error, named=False) or "memory ran out"}
     return {"status": "ERROR", "reason": text}
 
 
@@ -94,6 +109,17 @@ def _end_with_parent() -> None:
 
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if hasattr(select, "poll"):  # a parent that had ended by then sends no signal
+        poll = select.poll()
+        poll.register(sys.stdin, 0)
+        if any(event & select.POLLHUP for _, event in poll.poll(0)):
+            sys.exit("the parent is gone")
+
+
+def _be_the_first_to_go() -> None:
+    """Where memory runs out, the system is to end this process and not the one that keeps the results."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _private_output() -> TextIO:

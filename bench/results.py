@@ -18,15 +18,24 @@ STATUSES = (
     "OUT_OF_MEMORY",
     "ERROR",
     "SIDE_EFFECT",
+    "MISDECLARED",
     "WRONG",
+    "LEAK",
+    "IMPOSSIBLE",
     "ASYNC_MISMATCH",
     "OVER_BUDGET",
     "NOISY",
     "OK",
 )
-"""The first that applies is a row's status. OK and NOISY rows carry times; NOISY means a wide interval."""
+"""The first that applies is a row's status. OK and NOISY rows carry times; NOISY means a wide interval.
+
+MISDECLARED comes before WRONG: its errors are those of a less exact arithmetic or algorithm than the declared one, and
+right or wrong is judged by what was declared. WRONG has errors that no arithmetic explains.
+"""
 
 TIMED = ("OK", "NOISY")
+FAULTS = STATUSES[STATUSES.index("CRASHED") : STATUSES.index("OVER_BUDGET")]
+"""An implementation of ours that has one of them is to be mended; they make an exit status 1."""
 
 RESIDENT_BY_DEVICE = "resident_by_device"
 KERNEL = "kernel"
@@ -43,6 +52,11 @@ FIGURES = {
 ``samples_s`` is the resident figure: arrays on the device, from the first launch to idle, by the host's clock. The same
 loops by the device's clock are kept as RESIDENT_BY_DEVICE, to be held against it; they are no figure of their own.
 """
+
+
+def decided(*found: tuple[str, str]) -> tuple[str, str]:
+    """The one (status, reason) of several that a row gets: the status that comes first, and what was found first."""
+    return min(found, key=lambda each: STATUSES.index(each[0]))
 
 
 TRAINING = "training"
@@ -83,7 +97,7 @@ class Row:
     reason: str = ""
     suite: str = ""
     state: str = "hot"
-    """State of the caches while timing: ``hot`` is several input sets in rotation, nothing flushed."""
+    """State of the caches while timing: ``hot``, ``cold-weights`` or ``cold``, as bench.memory has them."""
     setup_s: float | None = None
     """Making the plan and binding its first call: compilation or loading from the cache, tile choice, scratch."""
     first_call_s: float | None = None
@@ -98,29 +112,50 @@ class Row:
     exposed_samples: int | None = None
     """Samples whose device time contains launch latency, because the device could not be held for long enough."""
     dirty_samples: int | None = None
-    """Samples in rounds during which the device was throttled, slowed down or shared; None where nobody looked."""
+    """Samples in rounds during which the machine or its device was throttled, slowed down or shared; None where nobody
+    looked."""
+    aside_s: tuple[float, ...] = ()
+    """These samples, where enough clean rounds were there to do without them; else they are among ``samples_s``."""
+    host: Mapping[str, Any] = field(default_factory=dict)
+    """Looks at the machine ``before`` and ``after`` the rounds, and the ``dirt`` between them: bench.contamination."""
     gpu: Mapping[str, Any] = field(default_factory=dict)
     """Readings ``before`` and ``after`` the rounds, and the ``dirt`` that was seen: bench.nvml."""
     loops: int | None = None
-    threads: Mapping[str, int] = field(default_factory=dict)
-    """Size of every thread pool in the worker, read back after it was set."""
+    threads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Sizes of every thread pool in the worker: as it was set, after the first timed round, and after the last; 0 where
+    the pool was not there. In older rows the last alone."""
     median_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
     min_s: float | None = None
     stop: str = ""
-    """Why timing ended: precision (the interval is narrow enough), budget, or rounds (the cap on rounds)."""
+    """Why timing ended: precision (the interval is narrow enough), budget, or rounds (their cap, lower for what is much
+    slower than the others); empty where a fault ended it."""
     gflops: float | None = None
     """Useful floating-point operations per second, in 10^9: taps on padding do not count."""
     gbytes_per_s: float | None = None
     """The least traffic of the call over its median time, in 10^9 bytes per second."""
+    fraction: float | None = None
+    """The least time that the run's ceilings allow over the median: bench.ceilings."""
+    binding: str = ""
+    """The ceiling that says so, with its rate."""
     workspace_bytes: int | None = None
     peak_bytes: int | None = None
     """Largest resident memory of the worker process so far."""
+    minor_faults: float | None = None
+    """Page faults per timed call that memory served: what a call allocates anew costs some; None where not counted."""
+    major_faults: float | None = None
+    """The same from a disk."""
+    grown_bytes: int | None = None
+    """By how much the worker's resident memory grew from the first timed sample to the last; None: not told."""
     error_bounds: float | None = None
     """Largest error on designed inputs, in units of its derived bound: above 1 is wrong."""
     dense_error: float | None = None
     """Largest error on dense random inputs in units of sqrt(terms) * roundoff * rms scale: reported, not judged."""
+    ran_arithmetic: str = ""
+    """What ran, inferred from its errors (bench.precision); empty where nothing could be inferred, or nobody looked."""
+    ran_algorithm: str = ""
+    """The same: "sums" are direct sums or a GEMM."""
     repeatable: bool | None = None
     """Whether timed outputs were the same bits every time."""
     speedups: Mapping[str, Interval] = field(default_factory=dict)
@@ -186,12 +221,15 @@ class Run:
     started: str
     """ISO 8601, UTC."""
     machine: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen beside these and must be the same where a run is gone on with, by name; plain values."""
     id: int | None = None
 
 
 def as_record(run: Run, row: Row) -> dict[str, Any]:
     """A row with its run's number, as plain values."""
-    return {"run_id": run.id, **asdict(row), "samples_s": list(row.samples_s), "figures": _lists(row.figures)}
+    lists = {"samples_s": list(row.samples_s), "aside_s": list(row.aside_s), "figures": _lists(row.figures)}
+    return {"run_id": run.id, **asdict(row), **lists}
 
 
 def write_json(path: Path, run: Run, rows: Iterable[Row]) -> None:
@@ -201,7 +239,7 @@ def write_json(path: Path, run: Run, rows: Iterable[Row]) -> None:
 
 
 def write_csv(path: Path, run: Run, rows: Iterable[Row]) -> None:
-    """One line per row; samples are joined by blanks, a competitor's ratio takes three columns."""
+    """One line per row, with its run's machine; samples are joined by blanks, a competitor's ratio is three columns."""
     records = [_flat(run, row) for row in rows]
     names = list(dict.fromkeys(name for record in records for name in record))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -222,15 +260,28 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
 
 def _flat(run: Run, row: Row) -> dict[str, Any]:
     record = as_record(run, row)
-    record["samples_s"] = _joined(row.samples_s)
-    del record["figures"], record["gpu"]
+    record |= {"samples_s": _joined(row.samples_s), "aside_s": _joined(row.aside_s)}
+    del record["figures"], record["gpu"], record["host"]
     record |= {f"{name}_samples_s": _joined(samples) for name, samples in row.figures.items()}
-    record |= {f"gpu_{name}": json.dumps(value) for name, value in row.gpu.items()}
-    record["threads"] = " ".join(f"{pool}={count}" for pool, count in row.threads.items())
+    for what, looks in (("gpu", row.gpu), ("host", row.host)):
+        record |= {f"{what}_{name}": json.dumps(value) for name, value in looks.items()}
+    record["threads"] = " ".join(f"{pool}={_sizes(counts)}" for pool, counts in row.threads.items())
+    record |= {"run_threads": run.threads, "started": run.started}
+    record |= {name: run.machine.get(key, "") for name, key in (("machine", "id"), ("commit", "commit"))}
     del record["speedups"]
     for name, interval in row.speedups.items():
         record |= {f"over_{name}_{part}": value for part, value in asdict(interval).items()}
     return record
+
+
+def thread_counts(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """A row's ``threads`` of plain values; of an older row each is one number."""
+    return {pool: tuple(found) if isinstance(found, list | tuple) else (found,) for pool, found in record.items()}
+
+
+def _sizes(counts: tuple[int, ...]) -> str:
+    """``2``, or ``2/2/1`` where they differ."""
+    return "/".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
 
 
 def _joined(samples: Iterable[float]) -> str:

@@ -1,19 +1,20 @@
 """The store of rows: SQLite by default, any SQLAlchemy address on request.
 
-A measurement is finished when its row is committed; every row is one transaction. What a run has in common (machine,
-versions, threads, commit, seed) is stored once, in its run.
+A measurement is finished when its row is committed. All rows of a case and direction are one transaction: their
+speed-ups were formed in the same rounds, and they are there together or not at all. A row is there once. What a run has
+in common (machine, versions, threads, commit, seed, options) is stored once, in its run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from bench.results import TRAINING, Interval, Row, Run, Training
+from bench.results import TRAINING, Interval, Row, Run, Training, thread_counts
 
 _METADATA = sa.MetaData()
 
@@ -27,7 +28,11 @@ _RUNS = sa.Table(
     sa.Column("threads", sa.Integer, nullable=False),
     sa.Column("started", sa.Text, nullable=False),
     sa.Column("machine", sa.JSON, nullable=False),
+    sa.Column("options", sa.JSON),
 )
+
+_LENGTHS = {"op": 32, "spec": 255, "direction": 32, "implementation": 128, "state": 32}
+"""Characters of what a row of a run is known by: MySQL and SQL Server take no text of any length into an index."""
 
 _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
     "str": sa.Text,
@@ -39,19 +44,46 @@ _KINDS: Mapping[str, type[sa.types.TypeEngine[Any]]] = {
 }
 
 
-def _table(name: str, record: type[Any]) -> sa.Table:
-    """A table with a column for each field of a record; what is not one value is JSON."""
+def _kind(field: Field[Any], lengths: Mapping[str, int]) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
+    """The type of a field's column."""
+    return sa.String(lengths[field.name]) if field.name in lengths else _KINDS.get(str(field.type), sa.JSON)
+
+
+def _table(
+    name: str, record: type[Any], *constraints: sa.UniqueConstraint, lengths: Mapping[str, int] | None = None
+) -> sa.Table:
+    """A table with a column for each field of a record; what is not one value is JSON.
+
+    ``lengths``: the most characters of texts that are in a constraint.
+    """
     return sa.Table(
         name,
         _METADATA,
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
-        *(sa.Column(f.name, _KINDS.get(str(f.type), sa.JSON), nullable="None" in str(f.type)) for f in fields(record)),
+        *(sa.Column(f.name, _kind(f, lengths or {}), nullable="None" in str(f.type)) for f in fields(record)),
+        *constraints,
     )
 
 
-_ROWS = _table("measurements", Row)
+ONCE = tuple(_LENGTHS)
+"""What a row of a run is known by. Stores that were made before this was enforced are not changed."""
+
+_ROWS = _table("measurements", Row, sa.UniqueConstraint("run_id", *ONCE), lengths=_LENGTHS)
 _TRAININGS = _table("trainings", Training)
+
+
+CHOOSE = "choose another with --db"
+_GO_ON = "go on with the same command and --resume: all that was finished is kept"
+REMEDIES = {
+    "is full": f"make room on its disk, then {_GO_ON}",
+    "disk i/o": f"see whether its disk is full or failing, then {_GO_ON}",
+    "is locked": f"another program holds it: wait for its end, then {_GO_ON}",
+    "readonly": f"make it and its folder writable, then {_GO_ON}; or {CHOOSE}",
+    "unique": "a row is there already: another program goes on with the same run; let one of them end",
+    "malformed": f"docs/faults.md says how to save its rows; {CHOOSE}",
+}
+"""What to do, by words of the database's own message in small letters."""
 
 
 class StoreError(RuntimeError):
@@ -68,6 +100,7 @@ class Store:
             raise StoreError(f"there is no store {self.address}; make one with: layerbench run, or choose with --db")
         try:
             self._engine = sa.create_engine(_url(self.address))
+            self._require_sound()
             _METADATA.create_all(self._engine)
             self._add_columns()
         except (sa.exc.SQLAlchemyError, ImportError) as error:
@@ -79,10 +112,15 @@ class Store:
         result = self._write(_RUNS.insert().values(**values))
         return Run(**values, id=int(result))
 
-    def add(self, run: Run, row: Row) -> None:
-        """Append one row in a transaction of its own."""
-        values = asdict(row) | {"run_id": run.id, "samples_s": list(row.samples_s)}
-        self._write(_ROWS.insert().values(**values))
+    def set_machine(self, run: Run) -> None:
+        """Store what is known by now of the machine of a run that has begun. Raises StoreError."""
+        self._write(_RUNS.update().where(_RUNS.c.id == run.id).values(machine=dict(run.machine)))
+
+    def add(self, run: Run, *rows: Row) -> None:
+        """Append these rows in one transaction. Raises StoreError, also where one of them is there already."""
+        if rows:
+            values = [asdict(row) | {"run_id": run.id, "samples_s": list(row.samples_s)} for row in rows]
+            self._write(_ROWS.insert().values(values))
 
     def add_trainings(self, run: Run, rows: Iterable[Training]) -> None:
         """Append all contestants' rows of a repetition in one transaction: it is finished, or it is not there."""
@@ -90,7 +128,8 @@ class Store:
 
     def runs(self) -> tuple[Run, ...]:
         """Every run, oldest first."""
-        return tuple(Run(**record) for record in self._read(sa.select(_RUNS).order_by(_RUNS.c.id)))
+        records = self._read(sa.select(_RUNS).order_by(_RUNS.c.id))
+        return tuple(Run(**record | {"options": record["options"] or {}}) for record in records)
 
     def run(self, run_id: int | None = None, training: bool = False) -> Run:
         """One run of measurements, or of training; the latest without a number. Raises StoreError if there is none."""
@@ -127,7 +166,7 @@ class Store:
 
     def _add_columns(self) -> None:
         """Give a store that was made before a field existed a column for it; its rows hold nothing there."""
-        for table in (_ROWS, _TRAININGS):
+        for table in (_RUNS, _ROWS, _TRAININGS):
             known = {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}
             with self._engine.begin() as connection:
                 for column in table.columns:
@@ -135,13 +174,15 @@ class Store:
                         kind = column.type.compile(self._engine.dialect)
                         connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
-    def _write(self, statement: sa.Insert) -> int:
+    def _write(self, statement: sa.Insert | sa.Update) -> int:
+        """The key of the row that it inserted; 0 where there is no one key."""
         try:
             with self._engine.begin() as connection:
-                key = connection.execute(statement).inserted_primary_key
+                done = connection.execute(statement)
         except sa.exc.SQLAlchemyError as error:
             raise self._problem("written", error) from error
-        return int(key[0]) if key and key[0] else 0  # several rows have no one key
+        key = done.inserted_primary_key if statement.is_insert else None
+        return int(key[0]) if key and key[0] else 0
 
     def _read(self, statement: sa.Select[Any]) -> list[dict[str, Any]]:
         try:
@@ -150,9 +191,18 @@ class Store:
         except sa.exc.SQLAlchemyError as error:
             raise self._problem("read", error) from error
 
+    def _require_sound(self) -> None:
+        """Raises DatabaseError for an SQLite file with damaged pages, before anything more is written into it."""
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                found = connection.execute(sa.text("PRAGMA quick_check(1)")).scalar()
+            if found != "ok":
+                raise sa.exc.DatabaseError(None, None, Exception(f"it is malformed: {found}".replace("\n", " ")))
+
     def _problem(self, verb: str, error: Exception) -> StoreError:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return StoreError(f"the store {self.address} cannot be {verb}: {cause}; choose another with --db")
+        remedy = next((text for words, text in REMEDIES.items() if words in cause.lower()), CHOOSE)
+        return StoreError(f"the store {self.address} cannot be {verb}: {cause}; {remedy}")
 
 
 def _url(address: str) -> str:
@@ -161,8 +211,10 @@ def _url(address: str) -> str:
 
 def _row(record: Mapping[str, Any]) -> Row:
     values = {f.name: record[f.name] for f in fields(Row) if record[f.name] is not None}
-    values["samples_s"] = tuple(values["samples_s"])
+    for name in ("samples_s", "aside_s"):
+        values[name] = tuple(values.get(name, ()))
     values["figures"] = {name: tuple(samples) for name, samples in values.get("figures", {}).items()}
+    values["threads"] = thread_counts(values.get("threads", {}))
     values["speedups"] = {name: Interval(**interval) for name, interval in values["speedups"].items()}
     return Row(**values)
 

@@ -95,6 +95,24 @@ def sample(
     return Loop(seconds, timer.seconds(first, last) / loops if timer else None)
 
 
+def prepared(
+    steps: Sequence[tuple[Callable[[], object], Callable[[], object]]],
+    wait: Callable[[], None],
+    loops: int,
+    clock: Clock = CLOCK,
+) -> Loop:
+    """``loops`` calls, each timed alone after a preparation that is not; ``steps``: (preparation, call) in rotation."""
+    seconds = 0.0
+    for i in range(loops):
+        prepare, call = steps[i % len(steps)]
+        prepare()
+        start = clock()
+        call()
+        wait()
+        seconds += clock() - start
+    return Loop(seconds / loops)
+
+
 def queued(
     calls: Sequence[Callable[[], object]],
     wait: Callable[[], None],

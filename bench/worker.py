@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from bench import arena, process, timing
+from bench import arena, machine, memory, process, timing
+from bench.footprint import Footprint, changes, footprint
+from bench.leaks import leak, resident_bytes
 from bench.machine import peak_memory
+from bench.memory_limit import limit_memory
 from bench.process import Answer, Responder
 from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED
 from impls import Plan, get, parse_case
 from impls.contract import Call, Implementation
-from impls.devices import Device, Timer, is_lost
-from impls.specs import Spec
+from impls.devices import CPU, Device, Timer, is_lost
+from impls.specs import Spec, arguments
 
 MAX_COPIED = 8
 """Calls with copies both ways in one sample."""
@@ -62,11 +65,16 @@ class Worker(Responder):
     """How long the device was held last, so that all launches of a figure were enqueued meanwhile."""
     copied_loops: int = 1
     """Calls with copies both ways in the next sample."""
+    before: Footprint = field(default_factory=dict)
+    """What this process was like before it planned."""
+    readings: list[tuple[int, int]] = field(default_factory=list)
+    """(calls so far, resident bytes) after every sample."""
 
     def do_load(self, op: str, name: str) -> Answer:
         """Import the implementation and what it computes with."""
         record = get(op, name)
-        return {"threads": {} if record.missing() else process.set_threads(record.plan_type, self.threads)}
+        threads = {} if record.missing() else process.set_threads(record.plan_type, self.threads)
+        return {"device": record.device.name, "threads": threads}
 
     def do_compile(self, pairs: list[tuple[str, str]]) -> Answer:
         """Compile every CUDA kernel of these (op, name) and of what they import, where there is a device for them."""
@@ -91,13 +99,16 @@ class Worker(Responder):
         missing = record.missing()
         if missing:
             return {"status": "UNAVAILABLE", "reason": missing}
-        too_large = _too_large(record, problem.spec, direction, sets, sharers)
-        if too_large:
-            return {"status": "OUT_OF_MEMORY", "reason": too_large}
         reason = record.supports(problem.spec, direction)
         if reason:
             return {"status": "UNSUPPORTED", "reason": reason}
+        too_large = _too_large(record, problem.spec, direction, sets, sharers)
+        if too_large:
+            return {"status": "OUT_OF_MEMORY", "reason": too_large}
+        if record.device is CPU:  # a GPU's driver takes address space for all memory that it might ever use
+            limit_memory()
         pools = process.set_threads(record.plan_type, self.threads)
+        self.before = footprint(pools)
         start = timing.CLOCK()
         self.plan = record.plan(problem.spec, (direction,))
         setup = timing.CLOCK() - start
@@ -123,7 +134,7 @@ class Worker(Responder):
         if self.is_competitor:
             bound.outputs.poison()
             call = timing.sample([bound.call], self._device.wait, loops=1, warm=False, timer=self.timer)
-        side_effect = _side_effect(bound)
+        side_effect = self._side_effect([bound])
         bound.call.fetch(*bound.results)
         self._write(bound, Path(result))
         if keep:
@@ -140,18 +151,28 @@ class Worker(Responder):
             "peak_bytes": peak_memory(),
         }
 
-    def do_sample(self, loops: int, warm: bool, results: list[str], compared: int | None = None) -> Answer:
+    def do_sample(
+        self, loops: int, warm: bool, results: list[str], compared: int | None = None, state: str = memory.HOT
+    ) -> Answer:
         """One timed sample over the bound sets in rotation; results that changed since they were verified are written.
 
         The rotation goes on where the last sample ended, so that rounds of one call differ in their inputs too.
         ``differs`` lists the sets whose result is not the verified one bit for bit; each is in its result file. Of the
         sets that are called the last ``compared`` are looked at; None: all.
-        ``device_seconds`` is the same loop by the device's clock, or None.
+        ``device_seconds`` is the same loop by the device's clock, or None. ``state``: that of the caches before a call.
         """
         order, watched = self._poisoned(loops, compared)
         calls = [self.bound[i].call for i in order]
-        found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
+        steps = self._flushed(order, state) if state in memory.FLUSHED else []
+        before = memory.faults()
+        if steps:
+            found = timing.prepared(steps, self._device.wait, loops)
+        else:
+            found = timing.sample(calls, self._device.wait, loops, warm, timer=self.timer)
+        after = memory.faults()
+        self._note(loops)
         return {
+            "faults": memory.faults_per_call(before, after, loops + (warm and not steps)),
             "seconds": found.host,
             "device_seconds": found.device,
             "longer_seconds": found.longer,
@@ -189,17 +210,42 @@ class Worker(Responder):
             "differs": self._differing(watched, results),
         }
 
+    def do_threads(self) -> Answer:
+        """The thread pools that are in force now."""
+        return {"threads": process.threads_of(type(self._plan))}
+
     def do_inspect(self) -> Answer:
-        """After timing: whether inputs or guard bands of the bound sets were written to."""
-        return {"side_effect": next((text for b in self.bound if (text := _side_effect(b))), None)}
+        """After timing: whether anything was changed that is not an output, and whether memory leaked."""
+        grown = self.readings[-1][1] - self.readings[0][1] if self.readings else None
+        found = {"side_effect": self._side_effect(self.bound), "leak": self._leak(), "grown_bytes": grown}
+        return found | self.do_threads()
 
     def do_release(self) -> Answer:
         """Drop the plan and all arrays: a worker that waits for its next case holds no memory."""
         device = self.plan.device if self.plan else None
-        self.plan, self.checked, self.bound = None, None, []
+        self.plan, self.checked, self.bound, self.readings = None, None, [], []
         if device:
             device.trim()
         return {}
+
+    def _side_effect(self, bound: list[Bound]) -> str | None:
+        """What was changed beside the outputs since it planned, or None. A competitor's process is its own."""
+        written = next((text for each in bound if (text := _written(each))), None)
+        if written or self.is_competitor:
+            return written
+        return changes(self.before, footprint(process.threads_of(type(self._plan))))
+
+    def _note(self, loops: int) -> None:
+        """Read the resident memory after so many more calls."""
+        resident = resident_bytes()
+        if resident is not None:
+            self.readings.append((loops + (self.readings[-1][0] if self.readings else 0), resident))
+
+    def _leak(self) -> str | None:
+        """The reason why its calls leak memory, or None. Competitors are not judged."""
+        if self.is_competitor or not self.readings:
+            return None
+        return leak(*zip(*self.readings, strict=True))
 
     @property
     def _plan(self) -> Plan:
@@ -255,6 +301,16 @@ class Worker(Responder):
         self.turn += loops if advance else 0
         return order, watched
 
+    def _flushed(self, order: list[int], state: str) -> list[tuple[Any, Call]]:
+        """(flush, call) of each bound set; what the state leaves warm is read after the flush."""
+        flusher = memory.Flusher()
+        names = [a.name for a in arguments(self._plan.spec, self.direction)]
+        steps = []
+        for bound in (self.bound[i] for i in order):
+            warm = memory.kept_warm(state, names, (*bound.inputs.arrays, *bound.outputs.arrays))
+            steps.append((partial(flusher.flush, warm), bound.call))
+        return steps
+
     def _differing(self, called: list[int], results: list[str]) -> list[int]:
         """The sets whose result is not the verified one bit for bit; it is written to its file."""
         differs = []
@@ -267,7 +323,7 @@ class Worker(Responder):
         return differs
 
 
-def _side_effect(bound: Bound) -> str | None:
+def _written(bound: Bound) -> str | None:
     """What was written beside the outputs, or None. The outputs' contents on the host are the device's afterwards."""
     bound.inputs.fetch()
     if not arena.unchanged(bound.inputs.host, bound.path):
@@ -300,14 +356,19 @@ def _timer(device: Device) -> tuple[Timer | None, str]:
 
 
 def _too_large(record: Implementation, spec: Spec, direction: str, sets: int, sharers: int) -> str | None:
-    """The reason why the device cannot hold the arrays and the scratch of all who share it, or None."""
+    """The reason why the device cannot hold the arrays and the scratch of all who share it, or None.
+
+    In the computer's memory the arrays were found to fit, and who came before has taken what it needs.
+    """
     free = record.device.free_bytes()
+    scratch = record.plan_type.scratch_bytes(spec, (direction,))
+    if record.device is CPU and scratch > DEVICE_MEMORY_SHARE * machine.free_memory():
+        return f"needs {scratch / 1e9:.1f} GB of scratch; {machine.free_memory() / 1e9:.1f} GB of memory are free"
     if free is None:
         return None
     arrays = (sets + 1) * sum(
         arena.size_of(arena.shapes_of(spec, direction, outputs=which), spec.dtype) for which in (False, True)
     )
-    scratch = record.plan_type.scratch_bytes(spec, (direction,))
     if sharers * (arrays + scratch) <= DEVICE_MEMORY_SHARE * free:
         return None
     needed = f"needs {arrays} bytes for {sets} sets of arrays and one that is checked, and {scratch} of scratch"

@@ -15,6 +15,7 @@ import csv
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from impls import registry
-from impls.contract import Implementation, Plan, Unavailable
+from impls.contract import Implementation, PackedWeights, Plan, Unavailable
 from impls.devices import CPU
 from impls.numba_setup import cache_home, sources_hash
 from impls.specs import Case, PoolSpec, Spec, parse
@@ -35,8 +36,9 @@ ONE_POOL = "numba_jit"
 """How the names begin of all that compute in numba's threads; a network takes nothing else.
 
 Where BLAS and numba take turns within a step, each waits for the other's threads, which spin for a while after their
-work: a small network's steps took 20 times as long with dense layers by NumPy. Over the published grid of convolutions
-the fastest of numba's own is 1 % slower than the fastest of all (geometric mean), so there is nothing to be gained.
+work: a small network's steps took 20 times as long with dense layers by NumPy. Over the problems of the published
+networks the fastest of numba's own is the fastest of all but for the smallest dense layers (input gradient: 6 % slower
+in the geometric mean), so there is nothing to be gained.
 """
 
 NEIGHBOURS = 3
@@ -198,9 +200,27 @@ class AutoPlan(Plan):
         return max((record.plan_type.scratch_bytes(spec, (direction,)) for record, direction in chosen), default=0)
 
     def prepare(self):
-        for direction in self.directions:
-            plan = _chosen(self.op, self.spec, direction).plan(self.spec, (direction,), self.workspace)
+        self._plans = {
+            direction: _chosen(self.op, self.spec, direction).plan(self.spec, (direction,), self.workspace)
+            for direction in self.directions
+        }
+        for direction, plan in self._plans.items():
             setattr(self, direction, getattr(plan, direction))
+
+    def pack(self, w):
+        """Packed weights to bind, of the plans that gain from them; the others take w itself.
+
+        Raises NotImplementedError where none does.
+        """
+        packed = {}
+        for direction, plan in self._plans.items():
+            with suppress(NotImplementedError):
+                packed[direction] = plan.pack(w)
+        return PackedWeights({d: packed.get(d, w) for d in self.directions}) if packed else super().pack(w)
+
+    def bind(self, direction, *arrays):
+        """Fix the addresses, of packed weights those for this direction."""
+        return super().bind(direction, *(a.of.get(direction) if isinstance(a, PackedWeights) else a for a in arrays))
 
 
 def _chosen(op: str, spec: Spec, direction: str) -> Implementation:

@@ -12,14 +12,14 @@ are None. Gradients are with respect to the pre-activation. One thread at a time
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from impls.devices import CPU, Device
-from impls.specs import DIRECTIONS, Spec, arguments, directions_of
+from impls.specs import DIRECTIONS, Argument, Spec, arguments, directions_of
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -27,6 +27,8 @@ ALIGNMENT = 64
 DIRECT = "direct"
 GEMM = "gemm"
 FFT = "fft"
+EVERY_PRODUCT = (DIRECT, GEMM)
+"""Algorithms that add up all products of the numbers given. Others transform them, and need fewer operations."""
 
 FLOAT32 = "float32"
 FLOAT64 = "float64"
@@ -60,6 +62,13 @@ class Call:
         for source, out in zip(self._outputs, outs, strict=True):
             if out is not None:
                 self.fetch_one(source, out)
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """What ``Plan.pack`` may give in place of w: by direction, weights in memory of the plan."""
+
+    of: Mapping[str, Any]
 
 
 class Plan:
@@ -120,14 +129,31 @@ class Plan:
         raise NotImplementedError(f"{type(self).__name__} gains nothing from packed weights")
 
     def bind(self, direction: str, *arrays: Any) -> Call:
-        """Fix the addresses of a call. Raises NotImplementedError for a direction that is not offered."""
+        """Fix the addresses of a call.
+
+        Raises NotImplementedError for a direction that is not offered, ValueError for a host array that is not as the
+        contract says: compiled loops go by addresses, and would read and write beside another one.
+        """
         if direction not in self.directions:
             raise self._not_offered(direction)
+        for array, argument in zip(arrays, arguments(self.spec, direction), strict=True):
+            if isinstance(array, np.ndarray):
+                self._check(direction, argument, array)
         method = getattr(self, direction)
         outputs = tuple(
             array for array, argument in zip(arrays, arguments(self.spec, direction), strict=True) if argument.is_output
         )
         return Call(lambda: method(*arrays), outputs, self.device.get)
+
+    def _check(self, direction: str, argument: Argument, array: np.ndarray) -> None:
+        """Raise ValueError for an array of another shape or dtype, or with its values apart."""
+        if (array.shape, array.dtype) != (argument.shape, self.spec.dtype) or not array.flags.c_contiguous:
+            wanted = "None" if argument.shape is None else f"a C-contiguous {self.spec.dtype} array {argument.shape}"
+            found = f"{array.dtype} {array.shape}" + ("" if array.flags.c_contiguous else ", not C-contiguous")
+            raise ValueError(
+                f"{direction} of {self.spec} takes {wanted} as {argument.name}, not {found}; "
+                "numpy.ascontiguousarray(array, dtype) makes one"
+            )
 
     def _not_offered(self, direction: str) -> NotImplementedError:
         return NotImplementedError(
@@ -202,6 +228,11 @@ class Implementation:
     def named(self, op: str, name: str) -> Implementation:
         """The same record under its registered name."""
         return replace(self, op=op, name=name)
+
+
+def float32_only(spec: Spec, direction: str) -> str | None:
+    """The reason why a spec of another dtype is not computed, or None: the ``why_not`` of what knows one dtype."""
+    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
 
 
 def aligned_empty(count: int, alignment: int = ALIGNMENT) -> np.ndarray:

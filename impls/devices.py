@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from impls.cuda_packages import explained
+from impls.wording import worded
 
 
 def _nothing() -> None:
@@ -200,7 +201,7 @@ def is_lost(error: BaseException) -> bool:
     (CUDA_ERROR_ILLEGAL_ADDRESS), the runtime API's (cudaErrorIllegalAddress), or PyTorch's words (CUDA error: an
     illegal memory access was encountered).
     """
-    text = f"{type(error).__name__}: {error}".upper()
+    text = worded(error).upper()
     squeezed = text.replace("_", "")
     named = any(f"CUDAERROR{name.replace('_', '')}" in squeezed for name in LOST)
     return named or ("CUDA ERROR: " in text and "OUT OF MEMORY" not in text)
@@ -208,7 +209,7 @@ def is_lost(error: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory of the host or of a device ran out."""
-    text = f"{type(error).__name__}: {error}".upper()
+    text = worded(error).upper()
     cuda = ("CUDA_ERROR_OUT_OF_MEMORY", "CUDAERRORMEMORYALLOCATION", "CUDA OUT OF MEMORY", "OUTOFMEMORYERROR")
     xla = ("RESOURCE_EXHAUSTED",)
     return isinstance(error, MemoryError) or any(words in text for words in (*cuda, *xla))

@@ -3,8 +3,8 @@
 Import ``njit``, ``prange`` from here and never from numba, so that this module runs before the first compilation.
 
 * LLVM prefers 256-bit vectors on some processors that have 512-bit ones; that preference is switched off.
-* The cache lies in the user's cache directory under a hash of all sources of ``impls``: numba notices a change in
-  the file of a kernel, not in a file that the kernel calls.
+* The cache lies in the user's cache directory under a hash of all sources of ``impls`` and what tiles are cut to:
+  numba notices a change in the file of a kernel, not in a file that the kernel calls, nor in a number of lanes.
 * ``FASTMATH`` allows reordering, contraction and the loss of a zero's sign. It does not assume that NaN and infinity
   do not exist: those would make isnan(NaN) False and let max skip NaN.
 """
@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
+
+from impls.processor import features, host
 
 FASTMATH = {"reassoc", "contract", "nsz"}
 
@@ -44,12 +46,11 @@ def _configure() -> None:
         import numba.core.config as config
     else:
         config = None
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_home() / "layerbench" / "numba" / sources_hash()))
-    if "NUMBA_CPU_FEATURES" not in os.environ:
-        features = llvm.get_host_cpu_features()
-        if features.get("avx512f"):
-            os.environ["NUMBA_CPU_NAME"] = llvm.get_host_cpu_name()
-            os.environ["NUMBA_CPU_FEATURES"] = features.flatten() + ",-prefer-256-bit"
+    folder = "-".join((sources_hash(), *map(str, host())))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_home() / "layerbench" / "numba" / folder))
+    if "NUMBA_CPU_FEATURES" not in os.environ and features().get("avx512f"):
+        os.environ.setdefault("NUMBA_CPU_NAME", llvm.get_host_cpu_name())
+        os.environ["NUMBA_CPU_FEATURES"] = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
     if config is not None:
         config.reload_config()
 
@@ -60,9 +61,13 @@ import numba  # noqa: E402  # after the environment that it reads
 from numba import prange  # noqa: E402
 
 
-def njit(function=None, *, parallel=False, inline="never"):
-    """``numba.njit`` with this project's settings; usable with and without arguments."""
-    decorate = numba.njit(parallel=parallel, fastmath=FASTMATH, cache=True, nogil=True, inline=inline)
+def njit(function=None, *, parallel=False, inline="never", cache=True):
+    """``numba.njit`` with this project's settings; usable with and without arguments.
+
+    ``cache=False`` is for what is made by a function: numba would file it anew in every process and never find it.
+    What calls it is kept with its code.
+    """
+    decorate = numba.njit(parallel=parallel, fastmath=FASTMATH, cache=cache, nogil=True, inline=inline)
     return decorate if function is None else decorate(function)
 
 

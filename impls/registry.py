@@ -14,9 +14,12 @@ from importlib.metadata import EntryPoint, entry_points
 
 from impls.contract import Implementation, Unavailable
 from impls.specs import OPS, SpecError
+from impls.wording import worded
 
 GROUP = "layerbench.implementations"
 REFERENCE = "reference"
+VARIANT = "@"
+"""In a name: what stands before it, once more or slowed down (impls.variants); for the harness's test of itself."""
 AUTO = "auto"
 """The fastest by a table of measurements (impls.auto): there for every operation, listed nowhere as one more."""
 
@@ -40,6 +43,11 @@ def rivals(op: str) -> tuple[str, ...]:
     )
 
 
+def is_foreign(op: str, name: str) -> bool:
+    """Whether another package brings it: importing that may do anything."""
+    return name in _entries(op) and name not in _modules(f"impls.{op}")
+
+
 @cache
 def get(op: str, name: str) -> Implementation:
     """Import one implementation, and nothing else.
@@ -49,6 +57,9 @@ def get(op: str, name: str) -> Implementation:
     _require_op(op)
     if name == REFERENCE or name in _modules(f"impls.{op}"):
         return _import_own(f"impls.{op}.{name}").named(op, name)
+    if VARIANT in name:
+        variant: Implementation = importlib.import_module("impls.variants").implementation(op, name)
+        return variant.named(op, name)
     if name == AUTO:
         fastest: Implementation = importlib.import_module("impls.auto").implementation(op)
         return fastest.named(op, name)
@@ -103,7 +114,7 @@ def _import_foreign(entry: EntryPoint) -> Implementation:
     try:
         loaded = entry.load()
     except Exception as error:  # another package's mistake must not stop the list
-        raise Unavailable(f"{entry.value} cannot be imported: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{entry.value} cannot be imported: {worded(error)}") from error
     implementation = getattr(loaded, "IMPL", loaded)
     if not isinstance(implementation, Implementation):
         raise Unavailable(f"{entry.value} has no record named IMPL")

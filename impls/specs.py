@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Literal, TypeAlias, cast
 
 Pair: TypeAlias = tuple[int, int]
@@ -370,13 +371,28 @@ class Case:
             raise SpecError(f"{self.op} takes a {expected.__name__}, not a {type(self.spec).__name__}")
 
     def least_traffic(self, direction: str) -> int:
-        """The least bytes that have to move: every array once, but for those that a pooling gradient can do without.
+        """The least bytes that have to move: every output once, and once every input that a result depends on.
 
-        The maximum y follows from x; the gradient of an average depends on neither.
+        No window reads the pixels between windows that are further apart than they are wide; no pixel meets a tap, or a
+        window, that only ever lies on padding. The maximum y follows from x; the gradient of an average depends on
+        neither.
         """
         spare = {"maxpool2d": ("y",), "avgpool2d": ("x", "y")}.get(self.op, ()) if direction == GRAD_INPUT else ()
-        shapes = (a.shape for a in arguments(self.spec, direction) if a.shape is not None and a.name not in spare)
-        return sum(map(math.prod, shapes)) * ITEMSIZE[self.spec.dtype]
+        kept = (a for a in arguments(self.spec, direction) if a.shape is not None and a.name not in spare)
+        shapes = (a.shape if a.is_output else self._needed(direction, a) for a in kept)
+        return sum(math.prod(shape) for shape in shapes if shape) * ITEMSIZE[self.spec.dtype]
+
+    def _needed(self, direction: str, argument: Argument) -> Shape | None:
+        """The shape of the part of an input on which the direction's result depends."""
+        shape = argument.shape
+        if shape is None or isinstance(self.spec, DenseSpec) or argument.name == "b":
+            return shape
+        pixels, taps, windows = zip(*_met_by_axis(self.spec), strict=True)
+        if argument.name == "w":
+            return (*taps, *shape[2:])
+        if argument.name == "dy" and direction == GRAD_WEIGHTS and self.spec.b_shape:
+            return shape  # the gradient of the bias sums all of it
+        return (shape[0], *(pixels if argument.name == "x" else windows), shape[3])
 
     def __str__(self) -> str:
         return f"{self.op}:{self.spec}"
@@ -507,6 +523,24 @@ def _taps_inside(side: int, out: int, taps: int, stride: int, dilation: int, bef
     return sum(
         0 <= position * stride + tap * dilation - before < side for tap in range(taps) for position in range(out)
     )
+
+
+def _met_by_axis(spec: ConvSpec | PoolSpec) -> Iterator[tuple[int, int, int]]:
+    """Of the rows, then the columns: how many pixels some tap meets, and how many taps and windows meet a pixel."""
+    if isinstance(spec, ConvSpec):
+        all_taps, stride, dilation = spec.kernel, spec.stride, spec.dilation
+    else:
+        all_taps, stride, dilation = spec.pool, spec.step, (1, 1)
+    axes = zip(spec.x_shape[1:3], spec.y_shape[1:3], all_taps, stride, dilation, spec.pads, strict=True)
+    for side, out, count, step, apart, (before, _) in axes:
+        pixels, taps, windows = set[int](), set[int](), set[int]()
+        for tap, window in product(range(count), range(out)):
+            pixel = window * step + tap * apart - before
+            if 0 <= pixel < side:
+                pixels.add(pixel)
+                taps.add(tap)
+                windows.add(window)
+        yield len(pixels), len(taps), len(windows)
 
 
 def _is_count(value: object) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from impls.arrays import array_module
-from impls.contract import FLOAT32
 from impls.specs import PoolSpec
 
 Index = tuple[slice, ...]
@@ -136,11 +135,6 @@ def stacked(images: np.ndarray) -> np.ndarray:
     """(N, H, W, C) seen as one image of N * H rows, a view."""
     n, h, w, c = images.shape
     return images.reshape(n * h, w, c)
-
-
-def float32_only(spec: PoolSpec, direction: str) -> str | None:
-    """The reason why a spec of another dtype is not computed, or None."""
-    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
 
 
 def _axis_taps(side: int, out: int, taps: int, step: int, before: int) -> list[tuple[slice, slice]]:

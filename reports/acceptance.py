@@ -17,9 +17,10 @@ from typing import Any
 import pandas as pd
 
 from bench import lines
+from bench.ceilings import Ceiling, bound_by_bytes, bound_by_flops, ceiling_of, longer
 from bench.cuda_acceptance import NOT_REACHED, TOOLS
 from bench.cuda_ceilings import COPY, FMA
-from bench.results import END_TO_END, KERNEL, KERNEL_FLUSHED, TIMED, Row, Run
+from bench.results import END_TO_END, FAULTS, KERNEL, KERNEL_FLUSHED, TIMED, Row, Run
 from bench.statistics import geometric_mean
 from impls import DIRECTIONS, OPS, parse_case
 from impls.specs import FORWARD, ConvSpec
@@ -37,7 +38,6 @@ from reports.formats import (
     with_interval,
 )
 
-WRONG = ("CRASHED", "TIMEOUT", "OUT_OF_MEMORY", "ERROR", "SIDE_EFFECT", "WRONG", "ASYNC_MISMATCH")
 TIMED_PARTS = ("networks", "grid")
 WORST = 10
 AIM = 10.0
@@ -120,7 +120,7 @@ def wrong_table(parts: Mapping[str, Part]) -> Table:
     """Everything of ours that is wrong or broke, the parts that ended with an error, and what a sanitizer found."""
     sections = []
     for part in parts.values():
-        bad = [row for row in part.rows if row.status in WRONG and not row.competitor]
+        bad = [row for row in part.rows if row.status in FAULTS and not row.competitor]
         kinds: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
         for row in bad:
             kinds[row.op, row.direction, row.implementation, row.status].append(row)
@@ -139,7 +139,7 @@ def wrong_table(parts: Mapping[str, Part]) -> Table:
                 )
             )
             for call in part.records["call"]
-            if call["status"] in WRONG
+            if call["status"] in FAULTS
         ]
         found += [
             Line((tool["name"], "", "ERROR", "", f"{tool['reason']}; see {tool['log']}"), strong=True)
@@ -174,7 +174,7 @@ def _title(parts: Mapping[str, Part]) -> str:
 
 def _tables(parts: Mapping[str, Part]) -> list[Table]:
     """Everything else, in the order in which it is asked."""
-    ceilings = {c["name"]: c for part in parts.values() for c in part.records["ceiling"]}
+    ceilings = tuple(ceiling_of(record) for part in parts.values() for record in part.records["ceiling"])
     timed = [parts[name] for name in TIMED_PARTS if name in parts]
     rows = [row for part in timed for row in part.rows]
     found = [parts_table(parts), *environment_tables(parts), ceilings_table(ceilings)]
@@ -228,9 +228,9 @@ def environment_tables(parts: Mapping[str, Part]) -> list[Table]:
     ]
 
 
-def ceilings_table(ceilings: Mapping[str, Mapping[str, Any]]) -> Table:
+def ceilings_table(ceilings: Sequence[Ceiling]) -> Table:
     """What the device was measured to do at most."""
-    shown = tuple(Line((name, number(c["value"], 4), c["unit"])) for name, c in ceilings.items())
+    shown = tuple(Line((c.name, number(c.value, 4), c.unit)) for c in ceilings)
     notes = (f"{COPY}: bytes read and written. {FMA}: two operations each. The best of several samples",)
     return _table(
         "Ceilings, measured",
@@ -282,14 +282,13 @@ def means_table(part: Part) -> Table:
     )
 
 
-def bound_table(rows: Sequence[Row], ceilings: Mapping[str, Mapping[str, Any]]) -> Table:
+def bound_table(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Table:
     """How near each implementation comes to the least time that the measured ceilings allow, and which one binds."""
-    if COPY not in ceilings or FMA not in ceilings:
+    if not {COPY, FMA} <= {c.name for c in ceilings}:
         return _table("Fraction of the measured ceilings", (), [])
     groups: dict[tuple[str, str, str, str], list[tuple[float, str]]] = defaultdict(list)
     for row in _timed(rows):
-        fraction = fraction_of_bound(row, ceilings[COPY]["value"] * 1e9, ceilings[FMA]["value"] * 1e9)
-        groups[row.op, row.direction, row.implementation, row.arithmetic].append(fraction)
+        groups[row.op, row.direction, row.implementation, row.arithmetic].append(fraction_of_bound(row, ceilings))
     sections: dict[str, list[Line]] = defaultdict(list)
     for (op, direction, name, arithmetic), found in groups.items():
         cells = [name, arithmetic]
@@ -312,13 +311,17 @@ def bound_table(rows: Sequence[Row], ceilings: Mapping[str, Mapping[str, Any]]) 
     )
 
 
-def fraction_of_bound(row: Row, bytes_per_s: float, flops_per_s: float) -> tuple[float, str]:
-    """The least time that the ceilings allow over the time that was measured, and the ceiling that binds."""
+def fraction_of_bound(row: Row, ceilings: Sequence[Ceiling]) -> tuple[float, str]:
+    """The least time that the ceilings allow over the time that was measured, and the ceiling that binds.
+
+    Raises ValueError without one.
+    """
     case = parse_case(f"{row.op}:{row.spec}")
-    moving, computing = case.least_traffic(row.direction) / bytes_per_s, case.spec.flops / flops_per_s
-    if moving >= computing:
-        return moving / _seconds(row, KERNEL_FLUSHED, KERNEL), COPY
-    return computing / _seconds(row, KERNEL), FMA
+    bound = longer(bound_by_bytes(case, row.direction, ceilings, cold=True), bound_by_flops(case, ceilings))
+    if bound is None:
+        raise ValueError("a bound takes a ceiling of memory or of operations")
+    figures = (KERNEL_FLUSHED, KERNEL) if bound.ceiling.level else (KERNEL,)
+    return bound.seconds / _seconds(row, *figures), bound.ceiling.name
 
 
 def worst_table(rows: Sequence[Row]) -> Table:

@@ -49,7 +49,7 @@ def write_results(folder: Path, run: Run, rows: Iterable[Row]) -> tuple[Path, ..
         plots.save(figure, path)
     documents = {
         folder / "README.md": _readme(run, rows, [path.name for path in figures]),
-        folder / "cases.md": _page("Every case", tables.best(run, rows), tables.pivot(run, rows)),
+        folder / "cases.md": page("Every case", tables.best(run, rows), tables.pivot(run, rows)),
         folder / "run.json": json.dumps(asdict(run), indent=1) + "\n",
     }
     for path, content in documents.items():
@@ -58,15 +58,21 @@ def write_results(folder: Path, run: Run, rows: Iterable[Row]) -> tuple[Path, ..
 
 
 def _readme(run: Run, rows: tuple[Row, ...], images: list[str]) -> str:
-    heading = "\n".join(f"* **{label}**: {value}" for label, value in tables.heading(run, rows))
+    heading = listed(tables.heading(run, rows))
     body = (tables.summary(run, rows), tables.means(run, rows), tables.not_timed(run, rows))
     gallery = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in images)
     timed_count = f"{len(timed(rows))} of {len(rows)} measurements carry a time; [every case](cases.md)."
     title = f"Suite {run.suite} on {run.machine.get('id', 'a machine without a name')}, {run.started[:10]}"
-    return _page(title, *body, before=f"{heading}\n\n{timed_count}\n\n{_READING}", after=gallery)
+    return page(title, *body, before=f"{heading}\n\n{timed_count}\n\n{_READING}", after=gallery)
 
 
-def _page(title: str, *shown: Table, before: str = "", after: str = "") -> str:
+def listed(heading: Iterable[tuple[str, str]]) -> str:
+    """What stands above a report, as a list in Markdown."""
+    return "\n".join(f"* **{label}**: {value}" for label, value in heading)
+
+
+def page(title: str, *shown: Table, before: str = "", after: str = "") -> str:
+    """A page in Markdown: a title, a text, the tables that have a section, another text."""
     parts = [f"# {title}", before, *(markdown_table(table) for table in shown if table.sections), after]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -74,6 +80,11 @@ def _page(title: str, *shown: Table, before: str = "", after: str = "") -> str:
 def _write_measurements(folder: Path, run: Run, rows: tuple[Row, ...]) -> Path:
     path = folder / "measurements.csv"
     write_csv(path, run, rows)
+    return packed_if_large(path)
+
+
+def packed_if_large(path: Path) -> Path:
+    """A CSV file, or the compressed one that takes its place where it is large."""
     if path.stat().st_size <= LARGE:
         return path
     packed = path.with_suffix(".csv.gz")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "markdown", "csv", "latex")
 MISSING = "-"
 TIMES = "\N{MULTIPLICATION SIGN}"
-_ALARMS = ("crashed", "timeout", "out of memory", "error", "side effect", "wrong", "async mismatch")
+_ALARMS = ("crashed", "timeout", "out of memory", "error", "side effect", "wrong", "impossible", "async mismatch")
 """Words of statuses that ask for attention."""
 _WIDE = 10
 """Characters: in a terminal a longer heading is broken after its underscores, a last column may shrink to this."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.results import FIGURES, TIMED, Interval, Row, Run
-from bench.statistics import median_interval, speedup
+from bench.statistics import detectable, median_interval, speedup
 from impls.specs import SPEC_TYPES, parse
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ _COUNTS = (
 
 _FIRST_COLUMNS = (
     *("suite", "op", "direction", "case", "implementation", "competitor", "device", "algorithm", "arithmetic"),
-    *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s"),
-    *("error_bounds", "dense_error", "repeatable"),
+    *("status", "reason", "median_ms", "low_ms", "high_ms", "min_ms", "gflops", "gbytes_per_s", "fraction", "binding"),
+    *("error_bounds", "dense_error", "ran_algorithm", "ran_arithmetic", "repeatable"),
 )
 _DEVICE_COLUMNS = ("clocks", "launched", "exposed_samples", "dirty_samples")
 _LAST_COLUMNS = (
     *("setup_ms", "first_call_ms", "rounds", "loops", "stop", "state", "workspace_mb", "peak_mb"),
+    *("minor_faults", "major_faults", "grown_bytes"),
     *_DEVICE_COLUMNS,
     *("side", *SPEC_COLUMNS),
 )
@@ -45,19 +46,21 @@ _ENDS = ("", "_low", "_high")
 def measurements(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per row: identity, status, times in ms, rates, errors, ratios over each competitor, sizes.
 
-    ``over_<competitor>`` is its time over ours, above 1 ours is faster; ``_low`` and ``_high`` bound it. Missing values
-    are NA. ``side`` is the height of a square image; pairs are texts such as 3x3. Each of the figures that a row has
-    beside the resident one has columns of its own: ``kernel_ms``, ``kernel_over_<competitor>``, and their bounds.
+    ``over_<competitor>`` is its time over ours, above 1 ours is faster; ``_low`` and ``_high`` bound it,
+    ``_detectable`` is the smallest difference that it finds (bench.statistics.detectable). Missing values are NA.
+    ``side`` is the height of a square image; pairs are texts such as 3x3. Each of the figures that a row has beside the
+    resident one has columns of its own: ``kernel_ms``, ``kernel_over_<competitor>``, and their bounds.
     """
     rows = latest(rows)
     found = figures(rows)
     ratios = [f"over_{name}{end}" for name in competitors(rows) for end in _ENDS]
+    finds = [f"over_{name}_detectable" for name in competitors(rows)]
     more = [f"{figure}{end}_ms" for figure in found for end in _ENDS]
     more += [f"{figure}_{ratio}" for figure in found for ratio in ratios]
     block_of = {id(row): block for block in blocks(rows).values() for row in block}
     frame = pd.DataFrame.from_records(
         [_record(row) | _figure_record(row, block_of[id(row)]) for row in rows],
-        columns=[*_FIRST_COLUMNS, *ratios, *more, *_LAST_COLUMNS],
+        columns=[*_FIRST_COLUMNS, *ratios, *finds, *more, *_LAST_COLUMNS],
     )
     return frame.astype(dict.fromkeys(_COUNTS, "Int64"))
 
@@ -152,6 +155,7 @@ def _record(row: Row) -> dict[str, Any]:
         record[f"{name}_mb"] = None if count is None else count / 1e6
     for name, ratio in row.speedups.items():
         record |= {f"over_{name}": ratio.median, f"over_{name}_low": ratio.low, f"over_{name}_high": ratio.high}
+        record[f"over_{name}_detectable"] = detectable(ratio)
     return record | _spec_record(row.op, row.spec)
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import groupby
 
 import pandas as pd
 
 from bench.auto import Regret
+from bench.ceilings import Ceiling, binding, in_words
 from bench.profile_training import Lap, Profile
 from bench.results import Run
+from impls import parse_case
 from reports.formats import MISSING, Line, Report, Section, Table, number, ratio
 from reports.tables import heading
 
 
-def profile_report(
-    run: Run, profiles: Mapping[tuple[str, str], Profile], ceiling_gflops: float | None = None
-) -> Report:
+def profile_report(run: Run, profiles: Mapping[tuple[str, str], Profile], limits: Sequence[Ceiling] = ()) -> Report:
     """A table for each network and implementation that was asked for; the frame has the parts of all."""
-    tables = tuple(profile_table(profile, ceiling_gflops, ", ".join(names)) for names, profile in profiles.items())
+    tables = tuple(profile_table(profile, limits, ", ".join(names)) for names, profile in profiles.items())
     frames = {key: table.frame for key, table in zip(profiles, tables, strict=True)}
     frame = pd.concat(frames, names=["network", "asked_for", "part"]).reset_index(["network", "asked_for"])
     return Report(heading(run, ()), tables, frame)
 
 
-def profile_table(profile: Profile, ceiling_gflops: float | None = None, name: str = "network") -> Table:
+def profile_table(profile: Profile, limits: Sequence[Ceiling] = (), name: str = "network") -> Table:
     """Per layer and direction, in the order of a step: time, share of the step, GFLOP/s, implementation, problem.
 
-    ``ceiling_gflops``: the machine's measured rate, which each part's is then held against.
+    ``limits``: the machine's ceilings with the threads that trained; each problem is then held against what binds it.
     """
     frame = pd.DataFrame.from_records([asdict(lap) for lap in profile.laps], columns=[f.name for f in fields(Lap)])
     frame["share"] = frame["seconds"] / profile.step_s
@@ -39,21 +40,29 @@ def profile_table(profile: Profile, ceiling_gflops: float | None = None, name: s
         "share": [f"{share:.1%}" for share in (*frame["share"], 1)],
         "GFLOP/s": [*map(number, frame["gflops"]), ""],
     }
-    if ceiling_gflops is not None:
-        frame["of_ceiling"] = frame["gflops"] / ceiling_gflops
-        columns["of ceiling"] = [*(MISSING if share != share else f"{share:.1%}" for share in frame["of_ceiling"]), ""]
+    if limits:
+        frame["fraction"] = [_fraction(lap, limits) for lap in profile.laps]
+        columns["of peak"] = [*(MISSING if share != share else f"{share:.0%}" for share in frame["fraction"]), ""]
     for column in ("implementation", "problem"):
         columns[column] = [*(text or MISSING for text in frame[column]), ""]
     lines = [Line(cells) for cells in zip(*columns.values(), strict=True)]
     lines[-1] = replace(lines[-1], strong=True)
-    notes = (
+    notes: tuple[str, ...] = (
         f"medians over {profile.steps} steps of {profile.batch} samples; lines without a layer are around them",
         "share: of the median step; medians of parts need not add up to it where the machine is disturbed",
         f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",
     )
+    if limits:
+        notes += (f"of peak: the least time that {in_words(limits)} allow, over the time taken; what binds, counts",)
     left = ("layer", "direction", "implementation", "problem")
     title = f"Training step of {name}: {profile.structure}"
     return Table(title, tuple(columns), (Section("", tuple(lines)),), frame, left, notes)
+
+
+def _fraction(lap: Lap, limits: Sequence[Ceiling]) -> float:
+    """The least time that the machine's ceilings allow, over the time that was taken; NaN for what is no problem."""
+    bound = binding(parse_case(lap.problem), lap.direction, limits) if lap.problem else None
+    return bound.seconds / lap.seconds if bound else math.nan
 
 
 def regret_table(regrets: Iterable[Regret]) -> Table:

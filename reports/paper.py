@@ -133,6 +133,11 @@ def report(run: Run | None = None, trainings: Iterable[Training] = ()) -> Report
     return Report((*heading, *CONTENTS), tables, _frame(groups))
 
 
+def by_dataset(shown: Report) -> dict[str, Table]:
+    """The tables of a report by the data sets that they are about."""
+    return dict(zip(DATASETS.values(), shown.tables[1:], strict=True))
+
+
 def frame(trainings: Iterable[Training] = ()) -> pd.DataFrame:
     """One line per network, machine and contestant, published or here: means and their intervals.
 

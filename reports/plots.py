@@ -18,13 +18,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+from bench.ranking import ranking
 from bench.results import Row, Run
 from bench.statistics import speedup
 from impls.specs import FORWARD
 from reports import published
 from reports.formats import number
 from reports.frames import blocks, measurements, select, timed
-from reports.ranking import ranking
 from reports.tables import CONTENTS
 
 OURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#7A5195")

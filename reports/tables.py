@@ -9,8 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from bench.ceilings import CPU, IN_RUN, ceiling_of, in_force, in_words
+from bench.precision import is_kind
+from bench.ranking import ranking, ranking_text
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
-from bench.statistics import geometric_mean
+from bench.statistics import LEVEL, POWER, detectable, geometric_mean
 from reports import published
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import (
@@ -23,7 +26,7 @@ from reports.frames import (
     measurements,
     timed,
 )
-from reports.ranking import ranking, ranking_text
+from reports.verdicts import verdicts
 
 MARK = " †"
 """Stands behind a competitor's name."""
@@ -42,7 +45,10 @@ SHORT = {
     "OUT_OF_MEMORY": "mem",
     "ERROR": "error",
     "SIDE_EFFECT": "side",
+    "MISDECLARED": "misdecl",
     "WRONG": "wrong",
+    "LEAK": "leak",
+    "IMPOSSIBLE": "imposs",
     "ASYNC_MISMATCH": "async",
     "OVER_BUDGET": "slow",
 }
@@ -51,21 +57,40 @@ SHORT = {
 CONTENTS = {
     "hot": "median over rounds of one call, result ready, on arrays already on the device, several input sets in "
     "rotation, nothing flushed (hot caches); set-up and first call apart",
+    "cold-weights": "median over rounds of one call, timed alone after all caches were flushed and all arrays but the "
+    "weights were read again; set-up and first call apart",
+    "cold": "median over rounds of one call, timed alone after all caches were flushed; set-up and first call apart",
 }
 """What a time contains, by the state of the caches."""
 
-CPU = "cpu"
+PEAK = "of peak"
+"""The heading of the fraction of the measured ceiling that binds."""
+OUTCOMES = {"faster": 1, "slower": -1, "neither": 0}
+"""What can be shown of a speed-up, by its sign in reports.verdicts."""
+MEMORY_USE = {
+    "minor_faults": "faults",
+    "major_faults": "from disk",
+    "grown_bytes": "grown B",
+}
+"""Columns of what a call asks of memory: page faults per call, and growth while it was timed; where any is not zero."""
+
 FIGURE_HEADINGS = {figure: figure.replace("_", " ") for figure in FIGURES}
 
+PEAK_NOTE = (
+    "of peak: least time by the measured rates of operations and memory / time; beyond 100% only with fewer operations"
+)
 SUMMARY_NOTES = (
     "right: cases within the error bound / cases attempted. error: the largest, in units of its bound",
     f"{TIMES} name: its time / this one's in the same rounds, above 1 this one is faster",
-    "ratios: geometric mean over the cases, ± the farther end of its 95 % interval. GFLOP/s: median over the cases",
+    "ratios: geometric mean over the cases, ± the farther end of its 95 % interval. GFLOP/s, of peak: median over them",
+    PEAK_NOTE,
+    f"vs name: cases found faster - slower - neither, all tested together (Benjamini-Hochberg, {LEVEL:.0%} false)",
     "† competitor: errors reported, not judged",
 )
 DETAIL_NOTES = (
     f"±: the farther end of the 95 % interval. ~: noisy, wider than asked. {TIMES} name: its time / this one's",
-    "rank: 1= is a tie, the interval of the ratio round by round holds 1. † competitor. bold: the fastest of ours",
+    "rank: 1= is a tie, the rounds do not tell them apart. † competitor. bold: the fastest of ours",
+    PEAK_NOTE,
 )
 
 
@@ -100,7 +125,7 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         machine.get("cpu"),
         f"{machine['cores']} cores" if "cores" in machine else None,
         f"{machine['memory_gb']:.0f} GB" if "memory_gb" in machine else None,
-        _gpu_text(machine),
+        gpu_text(machine),
         machine.get("os"),
     ]
     pools = ", ".join(f"{pool} {count}" for pool, count in machine.get("threads", {}).items())
@@ -114,13 +139,20 @@ def heading(run: Run, rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
         ("run", f"{run.id or MISSING}, suite {run.suite}, seed {run.seed}, {run.started}"),
         ("commit", machine.get("commit", "")),
         ("command", run.command),
+        ("ceilings", _ceilings_text(run)),
         *(("a time is", CONTENTS.get(state, state)) for state in states),
+        ("contamination", _contamination(rows)),
         ("implementations", _declarations(rows)),
     )
     return tuple((label, text) for label, text in lines if text)
 
 
-def _gpu_text(machine: Mapping[str, Any]) -> str | None:
+def _ceilings_text(run: Run) -> str:
+    """What the rows are held against, of the processor."""
+    return in_words(in_force(map(ceiling_of, run.machine.get(IN_RUN, ())), CPU, run.threads))
+
+
+def gpu_text(machine: Mapping[str, Any]) -> str | None:
     """The device that was measured, or the names of those that there are."""
     device = machine.get("cuda_device")
     if not device:
@@ -144,14 +176,16 @@ def summary(run: Run, rows: Iterable[Row]) -> Table:
     """
     rows = latest(rows)
     against, absent = _against(rows), _absent(rows)
+    shown_faster = verdicts(rows)
     records, sections = [], []
     for (op, direction), part in _by_direction(rows).items():
-        found = [_summary_record(name, own, against) for name, own in _by_implementation(part).items()]
+        found = [_summary_record(name, own, against, shown_faster) for name, own in _by_implementation(part).items()]
         found.sort(key=lambda record: (record["competitor"], *(-(record[f"over_{n}"] or 0) for n in against)))
         records += [{"op": op, "direction": direction, **record} for record in found]
         shown = [record for record in found if record["implementation"] not in absent]
         sections.append(Section(f"{op} {direction}", tuple(_summary_line(record, against) for record in shown)))
-    headings = ("implementation", "right", "error", *(f"{TIMES} {n}" for n in against), "GFLOP/s", "not ok")
+    ratios = [f"{word} {n}" for word in (TIMES, "vs") for n in against]
+    headings = ("implementation", "right", "error", *ratios, "GFLOP/s", PEAK, "not ok")
     return Table(
         f"Summary{_where(run)}",
         headings,
@@ -201,15 +235,17 @@ def detail(run: Run, rows: Iterable[Row]) -> Table:
     """Every measurement, a block per op, direction and case; in the order of time, then what was not timed."""
     rows = latest(rows)
     against = _against(rows)
+    uses = {name: text for name, text in MEMORY_USE.items() if any((getattr(r, name) or 0) >= 1 for r in timed(rows))}
     sections = []
     for (op, direction, case), block in blocks(rows).items():
         ranks = _ranks(_ranking(block))
         ours = [row for row in timed(block) if not row.competitor]
         fastest = min(ours, key=_median_of) if ours else None
         ordered = sorted(block, key=lambda row: (row.implementation not in ranks, _median_of(row)))
-        lines = tuple(_detail_line(row, against, ranks, row is fastest) for row in ordered)
+        lines = tuple(_detail_line(row, against, ranks, row is fastest, uses) for row in ordered)
         sections.append(Section(f"{op} {direction} {case}", lines))
-    headings = ("implementation", "ms", "GFLOP/s", "GB/s", "error", *(f"{TIMES} {name}" for name in against), "rank")
+    ratios = (f"{TIMES} {name}" for name in against)
+    headings = ("implementation", "ms", "GFLOP/s", "GB/s", PEAK, "error", *ratios, *uses.values(), "rank")
     return Table(
         f"Every case{_where(run)}",
         headings,
@@ -264,20 +300,27 @@ def best(run: Run, rows: Iterable[Row]) -> Table:
         winner = min(ours, key=_median_of)
         order = ranking_text(_ranking(block))
         ratios = [_ratio_text(winner, name) for name in against]
+        found = [detectable(winner.speedups[name]) for name in against if name in winner.speedups]
+        ratios.append(f"{number(100 * max(found), 2)}%" if found else MISSING)
         sections.setdefault(f"{op} {direction}", []).append(
             Line((case, winner.implementation, _time_text(winner), *ratios, order))
         )
         records.append(
             {"op": op, "direction": direction, "case": case, "best": winner.implementation}
-            | {"median_ms": _median_of(winner) * 1e3, "ranking": order}
+            | {"median_ms": _median_of(winner) * 1e3, "detectable": max(found, default=None), "ranking": order}
         )
     return Table(
         f"Best of ours per case{_where(run)}",
-        ("case", "best", "ms", *(f"{TIMES} {name}" for name in against), "ranking of all"),
+        ("case", "best", "ms", *(f"{TIMES} {name}" for name in against), "finds", "ranking of all"),
         tuple(Section(title, tuple(lines)) for title, lines in sections.items()),
         pd.DataFrame.from_records(records),
         left=("case", "best", "ranking of all"),
-        notes=("ranking: A = B < C, the faster stands left; = is a tie, the interval of the ratio by round holds 1",),
+        notes=(
+            "ranking: A = B < C, the faster stands left; = is a tie with its group's first by the rounds' ratios, "
+            f"tested for the number of pairs; all of a line's together err at {LEVEL:.0%}",
+            f"finds: the smallest difference from a competitor that is found in {POWER:.0%} of such measurements, at "
+            f"{LEVEL:.0%}; the larger of those over the competitors shown",
+        ),
     )
 
 
@@ -385,16 +428,27 @@ def _absent(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def _declarations(rows: Iterable[Row]) -> str:
-    """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash."""
+    """``name (algorithm, arithmetic, device)``, the algorithms of a name that has several joined by a slash.
+
+    Where something else was inferred to have run, that follows.
+    """
     found: dict[str, list[dict[str, None]]] = {}
     rows = latest(rows)
     absent = _absent(rows)
     for row in sorted((row for row in rows if row.implementation not in absent), key=_listing_order):
-        declared = found.setdefault(_label(row), [{}, {}, {}])
-        for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device), strict=True):
+        declared = found.setdefault(_label(row), [{}, {}, {}, {}])
+        for values, value in zip(declared, (row.algorithm, row.arithmetic, row.device, _ran_text(row)), strict=True):
             if value:
                 values[value] = None
     return "; ".join(f"{name} ({', '.join('/'.join(v) for v in values if v)})" for name, values in found.items())
+
+
+def _ran_text(row: Row) -> str:
+    """What was inferred where it is not what was declared; that sums are a GEMM or direct cannot be told."""
+    algorithm = "" if is_kind(row.algorithm, row.ran_algorithm) else row.ran_algorithm
+    arithmetic = "" if row.ran_arithmetic == row.arithmetic else row.ran_arithmetic
+    others = [ran for ran in (algorithm, arithmetic) if ran]
+    return f"inferred: {' '.join(others)}" if others else ""
 
 
 def _against(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -421,7 +475,9 @@ def _by_implementation(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> dict[str, Any]:
+def _summary_record(
+    name: str, own: Sequence[Row], against: Sequence[str], shown_faster: Mapping[tuple[str, str, str, str, str], int]
+) -> dict[str, Any]:
     is_competitor = own[0].competitor
     attempted = [row for row in own if row.status not in NOT_ATTEMPTED]
     errors = [row.error_bounds for row in own if row.error_bounds is not None]
@@ -432,7 +488,12 @@ def _summary_record(name: str, own: Sequence[Row], against: Sequence[str]) -> di
     for other in against:
         ratios = [row.speedups[other].median for row in timed(own) if other in row.speedups and other != name]
         record |= _interval_record(f"over_{other}", geometric_mean(ratios) if ratios else None)
-    record |= {"median_gflops": median(rates) if rates else None, "timed": len(timed(own))}
+        keys = [(row.op, row.direction, row.spec, name, other) for row in own]
+        outcomes = Counter(shown_faster[key] for key in keys if key in shown_faster)
+        record |= {f"{word}_{other}": outcomes[sign] for word, sign in OUTCOMES.items()}
+    fractions = [row.fraction for row in timed(own) if row.fraction is not None]
+    record |= {"median_gflops": median(rates) if rates else None}
+    record |= {"median_fraction": median(fractions) if fractions else None, "timed": len(timed(own))}
     counts = Counter(_words(row.status) for row in own if row.status != "OK")
     counts.update("not repeatable" for row in own if row.repeatable is False)
     return record | {"not_ok": ", ".join(f"{count} {words}" for words, count in counts.most_common())}
@@ -447,10 +508,17 @@ def _summary_line(record: dict[str, Any], against: Sequence[str]) -> Line:
             MISSING if right is None or not attempted else f"{right}/{attempted}",
             number(record["worst_error_bounds"], digits=2),
             *ratios,
+            *(_outcomes_text(record, name) for name in against),
             number(record["median_gflops"]),
+            _percent(record["median_fraction"]),
             record["not_ok"] or "none",
         )
     )
+
+
+def _outcomes_text(record: dict[str, Any], against: str) -> str:
+    counts = [record[f"{word}_{against}"] for word in OUTCOMES]
+    return "-".join(map(str, counts)) if any(counts) else MISSING
 
 
 def _is_right(row: Row) -> bool:
@@ -516,8 +584,8 @@ def _seconds_text(interval: Interval | None) -> str:
 
 def _remarks(row: Row) -> str:
     """How a row's work was launched, and what its samples suffer from."""
-    rounds = len(row.samples_s)
-    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(row.gpu.get('dirt', ()))}"
+    rounds = len(row.samples_s) + len(row.aside_s)
+    dirty = f"{row.dirty_samples} of {rounds} samples dirty: {', '.join(_dirt([row]))}"
     exposed = f"{row.exposed_samples} of {rounds} with launch latency in the kernel's time"
     parts = [
         row.launched,
@@ -526,6 +594,25 @@ def _remarks(row: Row) -> str:
         exposed if row.exposed_samples else "",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _dirt(rows: Iterable[Row]) -> list[str]:
+    """Every kind of dirt that was seen, the host's with the most of it in any round."""
+    found: dict[str, float] = {}
+    kinds: dict[str, None] = {}
+    for row in rows:
+        kinds |= dict.fromkeys(row.gpu.get("dirt", ()))
+        for kind, seen in row.host.get("dirt", {}).items():
+            found[kind] = max(found.get(kind, 0.0), seen["most"])
+    return [*kinds, *(f"up to {most:.2g} {kind}" for kind, most in found.items())]
+
+
+def _contamination(rows: Iterable[Row]) -> str:
+    """How much was measured while something else disturbed it, and what; empty where nothing was seen."""
+    dirty = [row for row in timed(rows) if row.dirty_samples]
+    samples = sum(row.dirty_samples or 0 for row in dirty)
+    aside = sum(len(row.aside_s) for row in dirty)
+    return f"{samples} samples dirty, {aside} of them left out: {', '.join(_dirt(dirty))}" if dirty else ""
 
 
 def _ratio_text(row: Row, name: str) -> str:
@@ -538,6 +625,11 @@ def _ratio_cell(found: Interval | None) -> str:
 
 def _spread_text(median: float | None, low: float | None, high: float | None) -> str:
     return with_spread(median, low, high, written=ratio)
+
+
+def _percent(fraction: float | None) -> str:
+    """Of the ceiling that binds: ``43%``."""
+    return MISSING if fraction is None else f"{number(100 * fraction, 2)}%"
 
 
 def _words(status: str) -> str:
@@ -556,7 +648,10 @@ def _pivot_text(row: Row | None) -> str:
     return "~" * (row.status == "NOISY") + number(_median_of(row) * 1e3)
 
 
-def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool) -> Line:
+def _detail_line(row: Row, against: Sequence[str], ranks: dict[str, str], is_strong: bool, uses: Iterable[str]) -> Line:
+    memory = (number(getattr(row, name)) for name in uses)
     ratios = (_ratio_text(row, name) for name in against)
-    rates = (number(row.gflops), number(row.gbytes_per_s), number(row.error_bounds, digits=2))
-    return Line((_label(row), _time_text(row), *rates, *ratios, ranks.get(row.implementation, MISSING)), is_strong)
+    rates = (number(row.gflops), number(row.gbytes_per_s), _percent(row.fraction), number(row.error_bounds, digits=2))
+    return Line(
+        (_label(row), _time_text(row), *rates, *ratios, *memory, ranks.get(row.implementation, MISSING)), is_strong
+    )

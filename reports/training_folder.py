@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -11,14 +13,46 @@ from matplotlib.figure import Figure
 
 from bench.contest import Learned
 from bench.profile_training import Profile
-from bench.results import Training
+from bench.results import Run, Training
 from impls.nn.structure import Conv
-from reports import plots, training_plots
+from reports import contests, paper, plots, training_plots
+from reports.folder import listed, packed_if_large, page
 
 METRICS = ("loss", "accuracy")
 
+_READING = """\
+## How to read this
+
+* In each turn (an epoch, or with `--steps` a step) every contestant trains once, in shuffled order, while the others
+  stand still; all start from the same weights and get the same batches. A ratio is formed turn by turn.
+* The accuracies of two contestants differ by chance even where both are right: rounding parts their ways after some
+  steps. What tells is the test of equivalence, over the repetitions.
+"""
+
 PICTURE_CHANNELS = (1, 3)
 """Of grey pictures and coloured ones; anything else has no look."""
+
+
+def write_results(folder: Path, run: Run, rows: Iterable[Training]) -> tuple[Path, ...]:
+    """Write what is kept of a run of contests, making the folder if need be, and return the files.
+
+    README.md (heading, the contests, the published tables of the same data sets), turns.csv (every epoch or step,
+    compressed if large), run.json (machine, versions, threads, seed), and the curves.
+    """
+    rows = tuple(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    curves = write_curves(folder, rows)
+    contest, beside = contests.report(run, rows), paper.report(run, rows)
+    trained = {row.dataset for row in rows}
+    published = [table for name, table in paper.by_dataset(beside).items() if name in trained]
+    gallery = "\n\n".join(f"![{path.stem}]({path.name})" for path in curves)
+    title = f"Training on {run.machine.get('id', 'a machine without a name')}, {run.started[:10]}"
+    before = f"{listed(beside.heading)}\n\n{_READING}"
+    readme, about, turns = (folder / name for name in ("README.md", "run.json", "turns.csv"))
+    readme.write_text(page(title, *contest.tables, *published, before=before, after=gallery), encoding="utf-8")
+    about.write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
+    contest.frame.to_csv(turns, index=False)
+    return (readme, about, packed_if_large(turns), *curves)
 
 
 def write_curves(folder: Path, rows: Iterable[Training]) -> tuple[Path, ...]:

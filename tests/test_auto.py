@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import impls.auto as table_of_machine
 from bench import auto, local
 from bench.store import Store, StoreError
-from impls import DIRECTIONS, OPS, Case, Unavailable, parse_case, registry
+from impls import DIRECTIONS, OPS, Case, Unavailable, parse, parse_case, registry
 from impls.auto import AUTO, DEFAULT, NEIGHBOURS, ONE_POOL, Table, choose, entries, read, write
-from impls.specs import FORWARD, directions_of
+from impls.specs import FORWARD, GRAD_INPUT, directions_of
 from tests.test_results import ROW, RUN
 
 DENSE = "8x{0},u8"
@@ -67,13 +68,14 @@ def test_a_table_survives_its_file(tmp_path):
     assert read(tmp_path / "folder" / "table.csv") == before
 
 
-def test_the_default_was_measured_for_every_direction_of_a_convolution():
+@pytest.mark.parametrize("op", ["conv2d", "dense", "maxpool2d"])
+def test_the_default_was_measured_for_every_direction_of_a_layer(op):
     """It says on what, and every name in it is an implementation."""
     default = read(DEFAULT)
+    found = [entry for entry in default.entries if entry.case.op == op]
     assert default.origin.startswith("measured: ")
-    assert {entry.case.op for entry in default.entries} == {"conv2d"}
-    assert {entry.direction for entry in default.entries} == set(DIRECTIONS)
-    assert {name for entry in default.entries for name in entry.seconds} <= set(registry.names("conv2d"))
+    assert {entry.direction for entry in found} == set(directions_of(op))
+    assert {name for entry in found for name in entry.seconds} <= set(registry.names(op))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -108,6 +110,30 @@ def test_auto_is_an_implementation_that_is_right(text):
     case = parse_case(text)
     for direction in directions_of(case.op):
         assert local.judge(registry.get(case.op, AUTO), case, direction).bounds <= 1
+
+
+def test_packed_weights_are_those_of_the_plans_that_gain_from_them(monkeypatch):
+    """Winograd packs for the forward pass; the input gradient takes the weights as they are."""
+    chosen = {FORWARD: "numba_jit_winograd", GRAD_INPUT: "numpy_gemm"}
+    monkeypatch.setattr(table_of_machine, "choose", lambda case, direction, pool="": chosen[direction])
+    spec, rng = parse("conv2d", "2x9x8x6,k3x3,f5"), np.random.default_rng(0)
+    x, w, b, dy = (rng.standard_normal(s, np.float32) for s in (spec.x_shape, spec.w_shape, spec.b_shape, spec.y_shape))
+    y, dx = np.empty(spec.y_shape, np.float32), np.empty(spec.x_shape, np.float32)
+    plan = registry.get("conv2d", AUTO).plan(spec, (FORWARD, GRAD_INPUT))
+    packed = plan.pack(w)
+    assert packed.of[GRAD_INPUT] is w
+    assert packed.of[FORWARD] is not w
+    plan.bind(FORWARD, x, packed, b, y)()
+    plan.bind(GRAD_INPUT, dy, packed, dx)()
+    np.testing.assert_array_equal(y, local.compute(plan, FORWARD, (x, w, b))[0])
+    np.testing.assert_array_equal(dx, local.compute(plan, GRAD_INPUT, (dy, w))[0])
+
+
+def test_weights_that_nothing_packs_are_refused(monkeypatch):
+    monkeypatch.setattr(table_of_machine, "choose", lambda case, direction, pool="": "numpy_gemm")
+    plan = registry.get("conv2d", AUTO).plan(parse("conv2d", "1x4x4x1,k3x3,f1"), (FORWARD,))
+    with pytest.raises(NotImplementedError, match="gains nothing from packed weights"):
+        plan.pack(np.ones((3, 3, 1, 1), np.float32))
 
 
 def test_regret_is_the_time_of_what_is_chosen_over_the_fastest():

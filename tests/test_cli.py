@@ -23,7 +23,17 @@ def invoke(*words):
 
 
 def test_every_command_has_help():
-    for words in ((), ("list",), ("verify",), ("run",), ("report",), ("datasets",), ("datasets", "verify")):
+    for words in (
+        (),
+        ("list",),
+        ("verify",),
+        ("run",),
+        ("report",),
+        ("compare",),
+        ("selftest",),
+        ("datasets",),
+        ("datasets", "verify"),
+    ):
         result = invoke(*words, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 3
@@ -56,9 +66,12 @@ def test_a_command_imports_only_what_it_needs(words, forbidden):
         (["run", "--case", "dense:1x2,u3", "--suite", "quick"], "not both"),
         (["run", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--impl", "nonsense"], "unknown implementation 'nonsense'; known: "),
-        (["run", "--memory", "cold"], "'cold' is not one of 'hot', 'both'"),
+        (["run", "--memory", "warm"], "'warm' is not one of 'hot', 'cold-weights', 'cold', 'both'"),
         (["run", "--budget", "0"], "must be above 0 seconds"),
         (["run", "--budget", "nan"], "must be above 0 seconds"),
+        (["run", "--call-limit", "0"], "0.0 is not in the range x>0"),
+        (["verify", "--setup-limit", "-1"], "-1.0 is not in the range x>0"),
+        (["run", "--precision", "0"], "'0' is not a percentage above 0, such as 5%"),
         (["report", "--db", "nowhere.sqlite"], "there is no store nowhere.sqlite; make one with: layerbench run"),
         (["report", "--op", "conv3d"], "unknown operation 'conv3d'; known: conv2d"),
         (["verify", "--model", "cats"], "no reference model for 'cats'"),
@@ -131,7 +144,13 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path, signal_number):
     assert f"{len(kept)} of 6 done, {6 - len(kept)} to go" in again.output
     assert len({row.spec for row in _rows(tmp_path / "a.sqlite")}) == len(_rows(tmp_path / "a.sqlite")) == 6
 
-    for option, message in (("--seed", "its seed is 0, now it is 7"), ("--threads", "its threads is 1, now it is 7")):
+    for option, message in (
+        ("--seed", "its seed is 0, now it is 7"),
+        ("--threads", "its threads is 1, now it is 7"),
+        ("--budget", "its budget_s is 0.2, now it is 7.0"),
+        ("--setup-limit", "its setup_limit_s is 180.0, now it is 7.0"),
+        ("--call-limit", "its call_limit_s is 60.0, now it is 7.0"),
+    ):
         refused = invoke(*command[3:], "--resume", option, "7")
         assert refused.exit_code == 2
         assert message in " ".join(refused.output.split())
@@ -161,6 +180,17 @@ def test_a_case_given_twice_is_done_once(tmp_path):
     result = invoke(*ONE, *case, *case, "--db", str(tmp_path / "a.sqlite"))
     assert result.exit_code == 0, result.output
     assert len(_rows(tmp_path / "a.sqlite")) == 1
+
+
+def test_a_run_measures_the_ceilings_that_its_rows_are_held_against(tmp_path):
+    path = tmp_path / "a.sqlite"
+    assert invoke(*ONE, "--case", "dense:4x8,u2", "--db", str(path)).exit_code == 0
+    (row,) = _rows(path)
+    store = Store(path)
+    stored = store.run().machine["ceilings"]
+    store.close()
+    assert 0 < row.fraction < 1
+    assert row.binding.partition(":")[0] in {ceiling["name"] for ceiling in stored}
 
 
 def test_a_case_needs_no_operation_where_one_is_named():

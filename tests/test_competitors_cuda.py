@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.jobs import Selection
-from bench.measure import Contender, _finished, _width
+from bench.measure import Contender, Taken, _finished, _width
 from bench.results import Row
 from impls import OPS, parse_case, registry
 from impls.competitors import _devices, _library, torch
@@ -244,7 +244,7 @@ def test_tensorflow_that_started_without_its_gpu_needs_another_process(monkeypat
 def contender(name: str, device: str, seconds: float, competitor: bool) -> Contender:
     """One that has been timed in ten rounds."""
     row = Row("dense", FORWARD, "2x3,u1", name, device, competitor, "gemm", "float32", "OK")
-    return Contender(row, samples=[seconds * (1 + 0.001 * i) for i in range(10)])
+    return Contender(row, taken=[Taken(seconds * (1 + 0.001 * i), {}) for i in range(10)])
 
 
 def test_speed_ups_are_formed_between_rows_of_one_device_only():

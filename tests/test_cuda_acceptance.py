@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import cuda_acceptance, cuda_sanitized, lines
+from bench import cuda_acceptance, cuda_sanitized, lines, programs
 from bench.__main__ import accept
+from bench.ceilings import CUDA, GBYTES, GFLOPS, Ceiling
 from bench.check import Judgement
 from bench.cuda_acceptance import PARTS, Options, OutOfTimeError, parse, slice_of
-from bench.cuda_ceilings import COPY, FMA
+from bench.cuda_ceilings import COPY, FMA, MEMORY
 from bench.lines import Lines
 from bench.results import Failure, Interval, Row, Run
 from impls import OPS, parse_case
@@ -82,7 +83,7 @@ def test_the_shares_of_all_parts_are_the_whole_time():
 
 def test_without_a_device_it_ends_with_the_reason_and_writes_nothing(tmp_path, capsys, monkeypatch):
     gone = {**ENTRY, "missing": "no CUDA device or driver is visible"}
-    monkeypatch.setattr(cuda_acceptance, "_records", lambda *unused: iter([gone]))
+    monkeypatch.setattr(cuda_acceptance, "records", lambda *unused: iter([gone]))
     assert accept(["-o", str(tmp_path / "new")]) == 1
     said = capsys.readouterr().err
     assert "nothing on CUDA can be used: no CUDA device or driver is visible" in said
@@ -126,7 +127,7 @@ class Lost:
 def with_a_device(monkeypatch, tmp_path):
     """Options for one case on a device that seems to be there."""
     records = {"bench.listing": ENTRY, "bench.truth": {"reason": "CuPy is not wished for"}}
-    monkeypatch.setattr(cuda_acceptance, "_records", lambda module, *unused: iter([records[module[0]]]))
+    monkeypatch.setattr(cuda_acceptance, "records", lambda module, *unused: iter([records[module[0]]]))
     (tmp_path / "one.txt").write_text(CASE)
     return ["-o", str(tmp_path / "new"), "--suite", str(tmp_path / "one.txt"), "--part", "correctness"]
 
@@ -194,7 +195,7 @@ def test_the_truth_is_proven_by_another_process_and_computed_here_if_it_hangs(wi
         return iter([ENTRY])
 
     asked = []
-    monkeypatch.setattr(cuda_acceptance, "_records", records)
+    monkeypatch.setattr(cuda_acceptance, "records", records)
     monkeypatch.setattr(cuda_acceptance, "Session", Lost)
     monkeypatch.setattr(cuda_acceptance.machine, "describe", lambda device: asked.append(device) or {"id": "here"})
     accept([*with_a_device, "--part", "environment", "--part", "networks"])
@@ -268,7 +269,7 @@ def test_what_a_child_printed_before_it_failed_is_kept(tmp_path, monkeypatch, pr
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = []
     with pytest.raises(Failure, match=reason) as failure:
-        found.extend(cuda_acceptance._records(["failing"], seconds))
+        found.extend(programs.records(["failing"], seconds))
     assert failure.value.status == status
     assert found == [{"a": 1}]
 
@@ -300,7 +301,7 @@ def test_calls_that_a_sanitizer_did_not_reach_are_said_one_by_one(with_a_device,
             yield first
             raise Failure("TIMEOUT", "bench.cuda_sanitized was cut off after 9 s")
 
-    monkeypatch.setattr(cuda_acceptance, "_records", records)
+    monkeypatch.setattr(cuda_acceptance, "records", records)
     monkeypatch.setattr(cuda_acceptance.shutil, "which", lambda program: program)
     monkeypatch.setattr(cuda_acceptance, "Session", Lost)
     assert accept([*with_a_device[:-1], "sanitizer"]) == 0
@@ -385,18 +386,26 @@ def test_the_crossover_is_where_the_fewest_cases_disagree(points, threshold, err
     assert acceptance.crossover(points) == (threshold, errors)
 
 
+def limits(bytes_per_s: float, flops_per_s: float) -> tuple[Ceiling, ...]:
+    """A device that copies and computes at these rates."""
+    return (
+        Ceiling(COPY, GBYTES, (bytes_per_s / 1e9,), CUDA, level=MEMORY, beyond=10**9),
+        Ceiling(FMA, GFLOPS, (flops_per_s / 1e9,), CUDA),
+    )
+
+
 def test_the_ceiling_that_binds_is_the_one_that_takes_longer():
     row = dataclasses.replace(ROW, median_s=1.0)
     spec = parse_case(CASE).spec
-    assert acceptance.fraction_of_bound(row, spec.bytes, 1e30) == (1.0, COPY)
-    assert acceptance.fraction_of_bound(row, 1e30, 4 * spec.flops) == (0.25, FMA)
+    assert acceptance.fraction_of_bound(row, limits(spec.bytes, 1e30)) == (pytest.approx(1.0), COPY)
+    assert acceptance.fraction_of_bound(row, limits(1e30, 4 * spec.flops)) == (pytest.approx(0.25), FMA)
 
 
 def test_copies_are_held_against_flushed_caches_and_arithmetic_against_hot_ones():
     row = dataclasses.replace(ROW, median_s=9.0, figures={"kernel": (1.0,), "kernel_flushed": (2.0,)})
     spec = parse_case(CASE).spec
-    assert acceptance.fraction_of_bound(row, spec.bytes, 1e30) == (0.5, COPY)
-    assert acceptance.fraction_of_bound(row, 1e30, spec.flops) == (1.0, FMA)
+    assert acceptance.fraction_of_bound(row, limits(spec.bytes, 1e30)) == (pytest.approx(0.5), COPY)
+    assert acceptance.fraction_of_bound(row, limits(1e30, spec.flops)) == (pytest.approx(1.0), FMA)
 
 
 def test_a_mean_says_on_how_many_of_the_cases_it_stands():

@@ -54,11 +54,24 @@ def test_a_selection_that_leaves_nothing_says_so():
         jobs(SUITE, Selection(ops=("dense",)))
 
 
-def test_only_jobs_that_lack_a_row_are_missing():
+def test_only_jobs_without_rows_are_missing():
     wanted = jobs(SUITE, Selection(implementations=("numpy_gemm", "numba_jit_gemm"), competitors=("none",)))
     done = {("conv2d", str(SUITE.cases[0].spec), "forward", name) for name in wanted[0].names}
     assert missing(wanted, done) == wanted[1:]
-    assert missing(wanted, done - {next(iter(done))}) == wanted
+    assert missing(wanted, ()) == wanted
+
+
+def test_who_was_not_measured_in_the_same_rounds_cannot_join_afterwards():
+    """But fewer than there were are done."""
+    both, one, other = (
+        jobs(SUITE, Selection(implementations=names, competitors=("none",)))
+        for names in (("numpy_gemm", "numba_jit_gemm"), ("numpy_gemm",), ("numba_jit_gemm",))
+    )
+    done = {("conv2d", str(SUITE.cases[0].spec), "forward", "numpy_gemm")}
+    for wanted in (both, other):
+        with pytest.raises(SpecError, match=r"forward was measured with numpy_gemm, .*: numba_jit_gemm; .*--resume"):
+            missing(wanted, done)
+    assert missing(one, done) == one[1:]
 
 
 def test_the_quick_suite_has_33_jobs():

@@ -8,9 +8,10 @@ import psutil
 import pytest
 
 from bench import measure
+from bench.contamination import Nobody
 from bench.jobs import Selection, jobs
 from bench.measure import Session
-from bench.results import Failure
+from bench.results import Failure, Row
 from bench.suites import Suite
 from impls import get, parse_case
 
@@ -51,7 +52,7 @@ def test_a_timed_row_is_complete(session):
     assert row.first_call_s > 0
     assert row.repeatable
     assert row.stop in ("precision", "budget", "rounds")
-    assert set(row.threads.values()) == {1}
+    assert set(row.threads.values()) == {(1, 1, 1)}
     assert row.peak_bytes > 10**7
 
 
@@ -103,8 +104,53 @@ def test_less_effort_is_fewer_rounds_and_shorter_samples(session, monkeypatch):
     for effort in (measure.Effort(), measure.Effort(min_rounds=3, sample_s=1e-9)):
         monkeypatch.setattr(session, "effort", effort)
         (row,) = session.run(DENSE, "forward", ("numpy",), budget_s=0)
-        found.append((len(row.samples_s), row.loops > 1))
+        found.append((len(row.samples_s) + len(row.aside_s), row.loops > 1))
     assert found == [(5, True), (3, False)]
+
+
+def test_a_pool_that_came_later_or_changed_its_size_is_told_from_one_that_did_not():
+    sizes = {}
+    for now in ({"blas": 2}, {"blas": 2, "openmp": 4}, {"blas": 1, "openmp": 4}):
+        sizes = measure._with_sizes(sizes, {"threads": now})
+    assert sizes == {"blas": (2, 2, 1), "openmp": (0, 4, 4)}
+    assert measure._with_sizes(sizes, {}) == sizes
+
+
+def entrant(name, seconds, samples, status="OK"):
+    """A contender with these samples."""
+    row = Row("dense", "forward", "1x1,u1", name, "cpu", False, "gemm", "float32", status)
+    return measure.Contender(row, seconds=seconds, taken=[measure.Taken(s, {}) for s in samples])
+
+
+def test_nothing_is_precise_where_nobody_is_waited_for_and_who_has_ended_is_not():
+    steady, wide = [1.0] * 10, [1.0, 2.0] * 4
+    assert measure._precise([entrant("a", 1.0, steady)], 0.02)
+    assert not measure._precise([entrant("a", 1.0, steady, "CRASHED")], 0.02)
+    assert not measure._precise([entrant("a", 1.0, steady, "CRASHED"), entrant("b", 1.0, wide)], 0.02)
+
+
+def test_each_row_says_why_its_own_timing_ended(monkeypatch):
+    """One is twenty times slower and gets three rounds; one ends on its way, and the others are measured on."""
+    monkeypatch.setattr(measure, "MAX_ROUNDS", 8)
+    fast, slow, broken = entrant("fast", 0.1, ()), entrant("slow", 2.0, ()), entrant("broken", 0.01, ())
+
+    def take(self, contender, *unused, **more):
+        contender.taken.append(measure.Taken(contender.seconds, {}))
+        if contender is broken and len(contender.taken) == 2:
+            contender.end("CRASHED", "signal 9")
+
+    with Session(threads=1, host=Nobody()) as made:
+        monkeypatch.setattr(Session, "_calibrate", lambda *unused: None)
+        monkeypatch.setattr(Session, "_round", take)
+        monkeypatch.setattr(Session, "_ask", lambda *unused, **more: {})
+        made._time(DENSE, "forward", [fast, slow, broken], [], budget_s=100.0)
+    assert [(c.row.stop, len(c.samples)) for c in (fast, slow, broken)] == [("rounds", 8), ("rounds", 3), ("", 2)]
+    fast.taken.clear()
+    slow.taken.clear()
+    monkeypatch.setattr(measure, "MAX_ROUNDS", 20)
+    with Session(threads=1, host=Nobody()) as made:
+        made._time(DENSE, "forward", [fast, slow], [], budget_s=100.0)
+    assert [(c.row.stop, len(c.samples)) for c in (fast, slow)] == [("precision", 10), ("rounds", 3)]
 
 
 def test_a_case_that_cannot_fit_is_a_row_and_nothing_is_allocated(session):

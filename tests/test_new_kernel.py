@@ -89,7 +89,9 @@ def test_it_is_timed_stored_and_reported(folder):
     assert by_direction["grad_input"]["reason"] == "my_kernel does not compute grad_input"
 
     again = layerbench(
-        folder, "run", "--case", CASE, "--impl", "my_kernel", "--competitor", "none", "--resume", "--threads", "1"
+        folder,
+        *("run", "--case", CASE, "--impl", "my_kernel", "--competitor", "none", "--budget", "0.2", "--threads", "1"),
+        "--resume",
     )
     assert "3 of 3 done, 0 to go" in again.stdout
 

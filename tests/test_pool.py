@@ -1,11 +1,15 @@
 """Workers are asked side by side to compile, and one that fails takes no other with it."""
 
+import os
+import signal
 import threading
 import time
 
 import pytest
 
-from bench.pool import Pool
+from bench import machine
+from bench.pool import LOAD_ATTEMPTS, Pool
+from bench.results import Failure
 
 MODULES = {
     "fake_quick": "",
@@ -84,3 +88,71 @@ def test_workers_that_are_ended_from_another_thread_are_a_failure_of_the_one_who
     threading.Timer(0.5, pool.kill).start()
     answers = pool.compile([("conv2d", "fake_hanging")], seconds=60)
     assert "signal 9" in answers["fake_hanging"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds", "failure"),
+    [
+        ("import time; time.sleep(60)", 0.5, ("TIMEOUT", "no answer in 0.5 s")),
+        (
+            "import os; print('last words', flush=True); os._exit(4)",
+            60,
+            ("CRASHED", "the worker ended with exit status 4 | last words"),
+        ),
+    ],
+    ids=["hangs", "exits"],
+)
+def test_what_cannot_be_loaded_says_so_and_is_not_tried_at_every_case(tmp_path, monkeypatch, body, seconds, failure):
+    from tests.plugins import install
+
+    (tmp_path / "fake_unloadable.py").write_text(body)
+    install(tmp_path, {"conv2d.fake_unloadable": "fake_unloadable:IMPL"}, monkeypatch)
+    with Pool(threads=1) as made:
+        started = []
+        new = made._new
+        monkeypatch.setattr(made, "_new", lambda op, name: started.append(name) or new(op, name))
+        made.start([("conv2d", "fake_unloadable")], each_seconds=seconds)
+        for _ in range(LOAD_ATTEMPTS + 2):
+            with pytest.raises(Failure) as raised:
+                made.ask("conv2d", "fake_unloadable", "release", seconds)
+            assert (raised.value.status, raised.value.reason) == failure
+        assert len(started) == LOAD_ATTEMPTS
+
+
+def test_what_cannot_be_loaded_for_one_operation_is_tried_for_another(tmp_path, monkeypatch):
+    """Two packages may have given the same name to different things."""
+    from tests.plugins import install
+
+    (tmp_path / "fake_unloadable.py").write_text("import os; os._exit(4)")
+    (tmp_path / "fake_loadable.py").write_text(SOURCE.format(body=""))
+    modules = {"conv2d.fake_twin": "fake_unloadable:IMPL", "dense.fake_twin": "fake_loadable:IMPL"}
+    install(tmp_path, modules, monkeypatch)
+    with Pool(threads=1) as made:
+        for _ in range(LOAD_ATTEMPTS):
+            with pytest.raises(Failure):
+                made.ask("conv2d", "fake_twin", "release", 60)
+        assert made.ask("dense", "fake_twin", "release", 60) == {}
+
+
+def test_a_new_worker_may_take_as_long_as_it_is_given(monkeypatch):
+    """More than START_SECONDS too: whoever asks has been told how long by --setup-limit."""
+    from bench import pool
+
+    waited = []
+    monkeypatch.setattr(pool.WorkerProcess, "receive", lambda self, seconds: waited.append(seconds) or {})
+    with Pool(threads=1) as made:
+        made.start([("dense", "numpy")], each_seconds=3 * pool.START_SECONDS)
+    assert waited == [3 * pool.START_SECONDS]
+
+
+@pytest.mark.parametrize(("kills", "status"), [((3, 3), "CRASHED"), ((3, 4), "OUT_OF_MEMORY")])
+def test_a_worker_that_the_system_ended_for_want_of_memory_is_told_from_one_that_was_killed(monkeypatch, kills, status):
+    counts = iter(kills)
+    monkeypatch.setattr(machine, "oom_kills", lambda: next(counts))
+    with Pool(threads=1) as made:
+        made.start([("dense", "numpy")])
+        (pid,) = made.pids()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(Failure) as failure:
+            made.ask("dense", "numpy", "release", 30)
+    assert failure.value.status == status

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bench.ceilings import GFLOPS, Ceiling
 from bench.cli import main
 from bench.profile_training import (
     WARM_STEPS,
@@ -64,10 +65,11 @@ def test_a_problem_of_the_registry_has_a_rate_and_an_implementation():
 
 def test_parts_are_held_against_a_ceiling_where_there_is_one():
     found = profile(random_trainer(Network(TEXT), 4), 4, steps=1, clock=ticking())
-    without, with_ceiling = (profile_table(found, ceiling) for ceiling in (None, 2 * found.laps[0].gflops))
-    assert "of ceiling" not in without.headings
-    shares = [line.cells[with_ceiling.headings.index("of ceiling")] for line in with_ceiling.sections[0].lines]
-    assert (shares[0], shares[2], shares[-1]) == ("50.0%", MISSING, "")
+    limit = Ceiling("multiply-add", GFLOPS, (2 * found.laps[0].gflops,))
+    without, with_ceiling = (profile_table(found, limits) for limits in ((), (limit,)))
+    assert "of peak" not in without.headings
+    shares = [line.cells[with_ceiling.headings.index("of peak")] for line in with_ceiling.sections[0].lines]
+    assert (shares[0], shares[2], shares[-1]) == ("50%", MISSING, "")
 
 
 def test_a_profiled_trainer_goes_on_as_if_nothing_had_been():
@@ -130,7 +132,7 @@ def test_the_command_prints_the_profile_and_writes_it(tmp_path):
     assert "dense:4x18,u3" in result.stdout
     assert "beyond the layers" in result.stdout
     heading, first, *_ = path.read_text().splitlines()
-    assert heading == "network,asked_for,layer,direction,implementation,problem,seconds,gflops,share"
+    assert heading == "network,asked_for,layer,direction,implementation,problem,seconds,gflops,share,fraction"
     assert first.startswith("network,auto,c0,forward,")
     assert sorted(file.name for file in pictures.iterdir()) == ["network-auto-profile.png", "network-numpy-profile.png"]
 

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bench import ranking
+from bench.ceilings import Ceiling
 from bench.results import Interval, Row, Run
 from bench.store import Store
 from impls.specs import ConvSpec
-from reports import folder, formats, frames, published, ranking, tables
+from reports import folder, formats, frames, published, tables
 
 MACHINE = {
     "id": "box",
@@ -53,7 +55,7 @@ def row(name, spec=SMALL, ms=1.0, over_keras=None, status="OK", samples_ms=None,
 ROWS = (
     row("numpy_gemm", SMALL, ms=2.0, over_keras=2.0),
     row("numpy_gemm", LARGE, ms=8.0, over_keras=0.5, status="NOISY"),
-    row("cv2", SMALL, ms=1.0, over_keras=4.0, error_bounds=0.5),
+    row("cv2", SMALL, ms=1.0, over_keras=4.0, error_bounds=0.5, fraction=0.25),
     row("cv2", LARGE, status="WRONG", reason="a pixel | is off", error_bounds=7.0),
     row("cuda", SMALL, status="UNAVAILABLE", reason="no driver"),
     row("cuda", LARGE, status="UNAVAILABLE", reason="no driver"),
@@ -147,8 +149,30 @@ def test_the_summary_says_what_gives_other_bits_from_call_to_call():
 def test_the_summary_says_right_error_ratio_and_what_is_not_ok():
     table = tables.summary(RUN, ROWS)
     assert line_of(table, "numpy_gemm")[1:4] == ("2/2", "0.25", "1.00 ±100%")
-    assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "10.0", "1 wrong")
+    assert line_of(table, "cv2") == ("cv2", "1/2", "7.0", "4.00", "1-0-0", "10.0", "25%", "1 wrong")
+    assert line_of(table, "numpy_gemm")[4] == "1-1-0"
     assert line_of(table, "keras †")[1] == formats.MISSING
+
+
+def test_the_heading_says_what_the_rows_are_held_against():
+    ceiling = Ceiling("read, L1", "GB/s", (100.0, 500.0), threads=RUN.threads, level="L1")
+    run = replace(RUN, machine={**MACHINE, "ceilings": [ceiling.record()]})
+    assert dict(tables.heading(run, ROWS))["ceilings"] == "L1 500 GB/s"
+    assert "ceilings" not in dict(tables.heading(RUN, ROWS))
+
+
+def test_over_many_cases_the_summary_counts_only_what_is_shown_for_all_together():
+    """Of 58 cases without a difference some fall below 5 % by chance; one more is five times as slow."""
+    rng = np.random.default_rng(0)
+    specs = [f"32x{n}x2x16,k3x3,f16" for n in range(2, 60)]
+    rows = [
+        row(name, spec, samples_ms=rng.lognormal(0, 0.05, 15).tolist(), over_keras=None if name == "keras" else 1.0)
+        for spec in specs
+        for name in ("ours", "keras")
+    ]
+    slow = row("ours", SMALL.replace("f16", "f8"), samples_ms=(5 * rng.lognormal(0, 0.05, 15)).tolist(), over_keras=0.2)
+    rows += [slow, row("keras", slow.spec, samples_ms=rng.lognormal(0, 0.05, 15).tolist())]
+    assert line_of(tables.summary(RUN, rows), "ours")[4] == "0-1-58"
 
 
 def test_the_summary_lists_ours_by_speed_and_competitors_last():
@@ -194,8 +218,8 @@ def test_ties_share_a_rank_and_the_next_place_is_skipped():
 
 def test_the_best_of_ours_stands_beside_the_ranking_of_all():
     table = tables.best(RUN, ROWS)
-    assert line_of(table, SMALL) == (SMALL, "cv2", "1.00 ±10%", "4.00 ±10%", "cv2 < numpy_gemm < keras")
-    assert line_of(table, LARGE)[1:] == ("numpy_gemm", "~8.00 ±10%", "0.50 ±10%", "keras < numpy_gemm")
+    assert line_of(table, SMALL) == (SMALL, "cv2", "1.00 ±10%", "4.00 ±10%", "20%", "cv2 < numpy_gemm < keras")
+    assert line_of(table, LARGE)[1:] == ("numpy_gemm", "~8.00 ±10%", "0.50 ±10%", "20%", "keras < numpy_gemm")
 
 
 def test_a_pivot_has_a_line_per_case_and_says_why_a_cell_is_empty():
@@ -419,3 +443,34 @@ def test_the_heading_names_the_device_that_was_measured():
     machine = MACHINE | {"gpu": "H100, H100", "cuda_device": device | {"multiprocessors": 132}, "gpu_driver": "580.1"}
     text = dict(tables.heading(replace(RUN, machine=machine), ROWS))["machine"]
     assert "H100 compute capability 9.0 85 GB L2 52 MB 132 SMs driver 580.1" in text
+
+
+@pytest.mark.parametrize(
+    ("ran", "declared", "shown"),
+    [
+        (("sums", "float32"), ("gemm", "float32"), "(gemm, float32, cpu)"),
+        (("sums", "float64"), ("gemm", "float32"), "(gemm, float32, cpu, inferred: float64)"),
+        (("sums", "float32"), ("fft", "float32"), "(fft, float32, cpu, inferred: sums)"),
+        (("winograd", "float32"), ("direct", "float32"), "(direct, float32, cpu, inferred: winograd)"),
+        (("", ""), ("gemm", "TF32"), "(gemm, TF32, cpu)"),
+    ],
+)
+def test_what_ran_stands_behind_what_was_declared_where_it_differs(ran, declared, shown):
+    names = ("ran_algorithm", "ran_arithmetic", "algorithm", "arithmetic")
+    found = row("x", **dict(zip(names, (*ran, *declared), strict=True)))
+    assert dict(tables.heading(RUN, [found]))["implementations"] == f"x {shown}"
+
+
+def test_contamination_is_said_where_there_was_any():
+    host = {"dirt": {"cores stolen by the host": {"rounds": 2, "most": 0.25}}}
+    rows = [row("x", dirty_samples=2, aside_s=(0.1, 0.2), host=host), row("y", dirty_samples=0)]
+    text = "2 samples dirty, 2 of them left out: up to 0.25 cores stolen by the host"
+    assert dict(tables.heading(RUN, rows))["contamination"] == text
+    assert "contamination" not in dict(tables.heading(RUN, rows[1:]))
+
+
+@pytest.mark.parametrize(("faults", "is_shown"), [(None, False), (0.0, False), (144.0, True)])
+def test_page_faults_have_a_column_where_a_call_makes_any(faults, is_shown):
+    table = tables.detail(RUN, [row("x", minor_faults=faults), row("y", ms=2.0)])
+    assert ("faults" in table.headings) == is_shown
+    assert not is_shown or line_of(table, "x")[table.headings.index("faults")] == "144"

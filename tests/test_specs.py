@@ -185,6 +185,27 @@ def test_the_least_traffic_counts_the_arrays_of_the_direction():
     assert traffic(spec, GRAD_INPUT) == 8 * (2 * pixels + 2 * windows)
 
 
+@pytest.mark.parametrize(
+    ("text", "direction", "values"),
+    [
+        ("conv2d:2x9x9x3,k1x1,f4,s3x3", FORWARD, 2 * 9 * 3 + 3 * 4 + 4 + 2 * 9 * 4),
+        ("conv2d:2x9x9x3,k1x1,f4,s3x3", GRAD_WEIGHTS, 2 * 9 * 3 + 2 * 9 * 4 + 3 * 4 + 4),
+        ("conv2d:2x9x9x3,k1x1,f4,s3x3", GRAD_INPUT, 2 * 9 * 4 + 3 * 4 + 2 * 81 * 3),
+        ("conv2d:1x7x9x1,k2x2,f1,s3x3,d1x2,valid,nobias", FORWARD, 4 * 6 + 4 + 2 * 3),
+        ("conv2d:1x1x1x1,k3x3,f1,nobias", FORWARD, 1 + 1 + 1),
+        ("conv2d:1x1x1x1,k1x1,f1,p1:1:1:1,nobias", GRAD_WEIGHTS, 1 + 1 + 1),
+        ("conv2d:1x1x1x1,k1x1,f1,p1:1:1:1", GRAD_WEIGHTS, 1 + 9 + 1 + 1),
+        ("maxpool2d:2x7x7x3,pool2x2,s3x3", FORWARD, 2 * 16 * 3 + 2 * 4 * 3),
+        ("maxpool2d:2x7x7x3,pool2x2,s3x3", GRAD_INPUT, 2 * 16 * 3 + 2 * 4 * 3 + 2 * 49 * 3),
+        ("avgpool2d:2x5x5x3,pool2x2", FORWARD, 2 * 16 * 3 + 2 * 4 * 3),
+        ("dense:3x4,u5", FORWARD, 12 + 20 + 5 + 15),
+    ],
+)
+def test_what_no_result_depends_on_is_no_least_traffic(text, direction, values):
+    """Pixels between windows, and taps and windows that lie on padding alone, need not be read; outputs are written."""
+    assert parse_case(text).least_traffic(direction) == 4 * values
+
+
 def test_terms_are_the_products_in_one_sum_of_each_direction():
     conv = parse("conv2d", "2x5x6x4,k3x2,f6,g2,valid")
     assert [conv.terms_of(d) for d in (FORWARD, GRAD_WEIGHTS, GRAD_INPUT)] == [3 * 2 * 2, 2 * 3 * 5, 3 * 2 * 3]

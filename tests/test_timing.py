@@ -1,5 +1,7 @@
 """The clocks, the host's and a device's, are read exactly where they should be."""
 
+from functools import partial
+
 import pytest
 
 from bench import timing
@@ -157,3 +159,17 @@ def test_no_more_calls_are_queued_than_a_driver_takes():
 def test_two_clocks_that_cannot_both_be_right_are_told(host, device, loops, wrong):
     found = timing.disagreement(host, device, loops)
     assert found is None if wrong is None else wrong in found
+
+
+def test_each_call_after_its_preparation_is_timed_alone():
+    events = []
+    clock = iter([0.0, 2.0, 10.0, 13.0, 20.0, 24.0])
+
+    def read():
+        events.append("clock")
+        return next(clock)
+
+    steps = [(partial(events.append, f"flush {i}"), partial(events.append, f"call {i}")) for i in range(2)]
+    found = timing.prepared(steps, partial(events.append, "wait"), loops=3, clock=read)
+    assert events == [e for i in (0, 1, 0) for e in (f"flush {i}", "clock", f"call {i}", "wait", "clock")]
+    assert found.host == 3.0

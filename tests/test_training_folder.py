@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from bench.contest import Learned
-from bench.results import Training
+from bench.results import TRAINING, Run, Training
 from datasets import Split
 from impls.nn.network import Network
 from reports import training_folder, training_plots
@@ -37,6 +37,23 @@ def learned(structure, shape, answers, contestant="ours"):
     x = np.random.default_rng(0).random((len(LABELS), *shape), np.float32)
     row = replace(ROW, structure=structure, contestant=contestant)
     return Learned(row, Split(x, LABELS, x, LABELS, ("a", "b", "c")), np.eye(3, dtype=np.float32)[answers], network)
+
+
+RUN = Run("layerbench train", TRAINING, 0, 1, "2026-01-02T03:04:05+00:00", {"id": "m1"}, id=1)
+
+
+def test_what_is_kept_of_contests_has_every_turn_and_the_published_figures_of_their_data(tmp_path):
+    rows = [ROW, replace(ROW, contestant="keras", competitor=True)]
+    written = training_folder.write_results(tmp_path / "new", RUN, rows)
+    names = ["0123-olivetti-accuracy.png", "0123-olivetti-loss.png", "README.md", "run.json", "turns.csv"]
+    assert sorted(path.name for path in written) == names
+    assert all(path.stat().st_size for path in written)
+    page = (tmp_path / "new" / "README.md").read_text()
+    assert page.startswith("# Training on m1, 2026-01-02\n")
+    assert "### Training in turns" in page
+    assert "### Olivetti: trained here, and published" in page
+    assert "### MNIST" not in page
+    assert len((tmp_path / "new" / "turns.csv").read_text().splitlines()) == 1 + 2 * len(ROW.seconds)
 
 
 WRONG = [0, 1, 2, 0]

@@ -16,9 +16,9 @@ import math
 import cv2
 import numpy as np
 
-from impls.contract import DIRECT, Implementation, Plan
+from impls.contract import DIRECT, Implementation, Plan, float32_only
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.windows import OPENCV_CHANNELS, Stack, counts, float32_only, stacked, tiles
+from impls.windows import OPENCV_CHANNELS, Stack, counts, stacked, tiles
 
 
 class OpenCVAverage(Plan):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation, Plan
+from impls.contract import DIRECT, Implementation, Plan, float32_only
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.windows import block_size, blocks, column_taps, counts, float32_only, row_taps
+from impls.windows import block_size, blocks, column_taps, counts, row_taps
 
 
 class NumpyAverage(Plan):

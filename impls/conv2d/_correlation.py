@@ -84,10 +84,10 @@ class Layout(NamedTuple):
     """Floats of one block of windows, which may overlap."""
 
 
-def record(problem: Problem, layout: Layout) -> np.ndarray:
+def record(problem: Problem, layout: NamedTuple) -> np.ndarray:
     """(1,): the fields of a problem, its axes nested, and of its layout, as compiled kernels read them."""
     axis = np.dtype([(name, np.int64) for name in Axis._fields])
-    fields = [(name, axis if name in ("rows", "columns") else np.int64) for name in Problem._fields + Layout._fields]
+    fields = [(name, axis if name in ("rows", "columns") else np.int64) for name in Problem._fields + layout._fields]
     return np.array([(*problem, *layout)], fields)
 
 
@@ -190,10 +190,10 @@ SMALLEST = ConvSpec(1, 1, 1, 1, 1, (1, 1))
 
 
 @cache
-def compile_loops(plan_type: type[CorrelationPlan], direction: str) -> None:
-    """Have numba compile a direction's loops, or load them from its cache, by running them on one product."""
-    shapes = [argument.shape for argument in arguments(SMALLEST, direction)]
-    plan_type(SMALLEST, (direction,)).bind(direction, *(np.ones(shape, FLOAT32) for shape in shapes))()
+def compile_loops(plan_type: type[Plan], direction: str, spec: ConvSpec = SMALLEST) -> None:
+    """Have numba compile a direction's loops, or load them from its cache, by running them on a small problem."""
+    shapes = [argument.shape for argument in arguments(spec, direction)]
+    plan_type(spec, (direction,)).bind(direction, *(np.ones(shape, FLOAT32) for shape in shapes))()
 
 
 class CorrelationPlan(Plan):
@@ -295,8 +295,3 @@ def division(problem: Problem, layout: Layout) -> tuple[int, int]:
     parts = max(1, min(16, problem.pixels // 1024, MOST_BYTES // size))
     parts = 1 << parts.bit_length() - 1
     return parts, max(1, min(4 // parts, -(-problem.outer // TILE)))
-
-
-def float32_only(spec: ConvSpec, direction: str) -> str | None:
-    """The reason why a spec is refused: the kernels are compiled for one dtype."""
-    return None if spec.dtype == FLOAT32 else f"compiled for float32 alone, not {spec.dtype}"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation
-from impls.conv2d._correlation import CorrelationPlan, Layout, float32_only, round_up
+from impls.contract import DIRECT, Implementation, float32_only
+from impls.conv2d._correlation import CorrelationPlan, Layout, round_up
 from impls.conv2d._tiles import (
     LANES,
     TILE,

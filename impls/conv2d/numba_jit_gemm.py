@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from impls.contract import FLOAT32, GEMM, Implementation
-from impls.conv2d._correlation import CorrelationPlan, Layout, float32_only, round_up
+from impls.contract import FLOAT32, GEMM, Implementation, float32_only
+from impls.conv2d._correlation import CorrelationPlan, Layout, round_up
 from impls.conv2d._tiles import (
     LANES,
     TILE,

@@ -1,188 +1,280 @@
-"""A matrix product in loops compiled by Numba: rows times rows, in tiles of four by four.
+"""A matrix product on the register tiles of ``impls.contraction``: one blocked loop for all three directions.
 
-The sixteen sums of a tile stay in vector registers and need eight loads for sixteen multiply-adds; LLVM vectorises
-them as they stand. What does not lie in rows is turned first, a panel at a time: w in forward, x and dy in the weight
-gradient, in blocks of samples. The input gradient multiplies rows of dy and w as they are.
+    forward        out = x @ w + b    rows: batch    columns: units    sums: inputs
+    grad_weights   dw = x.T @ dy      rows: inputs   columns: units    sums: batch    db: a row of ones times dy
+    grad_input     dx = dy @ w.T      rows: batch    columns: inputs   sums: units
 
-Memory: one turned panel for each part, and one turned block of dy. Weak where there is little to sum for each turned
-value (forward with few samples), and where sums are short (the weight gradient of a small batch).
+A tile broadcasts values of the first factor and multiplies them by vectors of the second one along the columns. Both
+are read where they lie, in blocks of the sums that the caches hold: a copy of either costs more than it gains. Only
+w.T has its columns apart: it is transposed by registers, a strip of columns at a time, into scratch memory.
+
+Every result is summed in the same order, whatever tile, task or thread it falls to.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from impls.contract import FLOAT32, GEMM, Implementation, Plan
+from impls.contract import FLOAT32, GEMM, Implementation, Plan, float32_only
+from impls.contraction import Tile, contraction
 from impls.numba_setup import njit, numba, prange
-from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, DenseSpec
+from impls.processor import host
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, DenseSpec
+from impls.transposition import transposition
 
-PARTS = numba.config.NUMBA_NUM_THREADS
-"""Parts of the work computed in parallel, each with a panel of its own; sums do not depend on their number."""
+TASKS_PER_PART = 8
+"""So many, where the columns allow it, that parts of unequal numbers of tasks end at nearly the same time. There is a
+part for each thread, with a strip of its own."""
 
-PANEL = 64
-"""Rows of a turned panel: with a thousand columns, a quarter of a megabyte."""
+SERIAL_BELOW = 1 << 22
+"""Floating-point operations: fewer take about as long as waking a second thread."""
 
-SAMPLES = 256
-"""Samples in one block of the weight gradient."""
+DEPTH = 256
+"""Sums of a block: a strip of the second factor is 64 KiB, in the second-level cache; one of its rows for each step."""
 
-LINE = 16
-"""float32 values of a cache line."""
+BAND = 252
+"""Most rows of a task: they meet a strip again and again."""
+BAND_TURNED = 4 * BAND
+"""Where each band has to transpose its strips."""
+
+LEAST_ROWS = 4
+"""Of a band that is cut for the sake of threads: tiles of fewer wait for their multiply-adds."""
+
+LANES = host().lanes
+SUMS = 24 if host().registers == 32 else 12
+"""Vector registers for sums; of the others, one tile's row of vectors and the value that is broadcast."""
+VECTORS = 4 if host().registers == 32 else 2
+"""Of the widest tile."""
+WIDTH = VECTORS * LANES
+"""Columns of a strip."""
+MOST_ROWS = 8
+"""Of a tile: each has its pointer."""
+
+FEW = 3
+"""Rows of a that are multiplied by columns of b as they lie, where these lie turned."""
+
+BYTES = ITEMSIZE[FLOAT32]
+NO_FLOOR = np.float32(-np.inf)
+
+
+class Product(NamedTuple):
+    """What compiled loops know of out (rows, columns) = a @ b, summed over ``sums`` terms, and how it is cut."""
+
+    rows: int
+    columns: int
+    sums: int
+    a_lies_turned: int
+    """a is (sums, rows) in memory."""
+    b_lies_turned: int
+    """b is (columns, sums) in memory."""
+    relu: int
+    bands: int
+    """Tasks are bands of rows by groups of strips."""
+    groups: int
+
+
+def product(spec: DenseSpec, direction: str, parts: int) -> Product:
+    """The matrix product of a direction, cut into enough tasks for all parts: by rows as caches ask, then by strips;
+    by more rows only where strips are too few, since each band transposes w again."""
+    rows, columns, sums = {
+        FORWARD: (spec.batch, spec.units, spec.inputs),
+        GRAD_WEIGHTS: (spec.inputs, spec.units, spec.batch),
+        GRAD_INPUT: (spec.batch, spec.inputs, spec.units),
+    }[direction]
+    relu = direction == FORWARD and spec.activation == "relu"
+    bands = -(-rows // (BAND_TURNED if direction == GRAD_INPUT else BAND))
+    groups = min(-(-columns // WIDTH), -(-TASKS_PER_PART * parts // bands))
+    bands = max(bands, min(-(-parts // groups), rows // LEAST_ROWS))
+    a_lies_turned, b_lies_turned = direction == GRAD_WEIGHTS, direction == GRAD_INPUT
+    return Product(rows, columns, sums, int(a_lies_turned), int(b_lies_turned), int(relu), bands, groups)
+
+
+def _ladder(vectors):
+    """Compiled: all rows of a strip of so many vectors, in tiles of falling height.
+
+    ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums. ``results``: addresses
+    start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values.
+    """
+    climb = None
+    for height in (1, 2, 4, min(MOST_ROWS, SUMS // vectors)):
+        climb = _rung(contraction(Tile(height, 1, vectors, LANES)), height, climb)
+    return climb
+
+
+def _rung(tile, height, rest):
+    """Compiled: tiles of one height while there is room, then the rest."""
+
+    @njit(inline="always", cache=False)
+    def rung(first, rows, factors, results, floor):
+        a, b, a_row, a_step, b_step, depth = factors
+        start, out, start_row, out_row, last = results
+        i = first
+        while i + height <= rows:
+            tile(
+                a + BYTES * i * a_row, a_row, 0, 0, a_step, b, 0, 0, b_step, 1, 1, depth,
+                start + BYTES * i * start_row, start_row, 0, out + BYTES * i * out_row, out_row, 0, last, floor,
+            )  # fmt: skip
+            i += height
+        if rest is not None:
+            rest(i, rows, factors, results, floor)
+
+    return rung
+
+
+def _choice(vectors, ladder, others):
+    """Compiled: the ladder of a strip of so many vectors, or one of the others."""
+
+    @njit(inline="always", cache=False)
+    def choice(wanted, rows, factors, results, floor):
+        if others is None or wanted == vectors:
+            ladder(0, rows, factors, results, floor)
+        else:
+            others(wanted, rows, factors, results, floor)
+
+    return choice
+
+
+def _strips():
+    """Compiled: ``strip(vectors, rows, factors, results, floor)`` for strips of 1, 2, 4 ... VECTORS vectors."""
+    strip = None
+    for exponent in range(VECTORS.bit_length()):
+        strip = _choice(1 << exponent, _ladder(1 << exponent), strip)
+    return strip
+
+
+strip = _strips()
+square = transposition(LANES)
 
 
 @njit
-def tile(a, b, length, i, j, m, n):
-    """Four by four sums over k < length of a[i + r, k] * b[j + s, k]; beyond the m-th row or n-th, the last again."""
-    i1, i2, i3 = min(i + 1, m - 1), min(i + 2, m - 1), min(i + 3, m - 1)
-    j1, j2, j3 = min(j + 1, n - 1), min(j + 2, n - 1), min(j + 3, n - 1)
-    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.float32(0)
-    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = np.float32(0)
-    for k in range(length):
-        a0, a1, a2, a3 = a[i, k], a[i1, k], a[i2, k], a[i3, k]
-        b0, b1, b2, b3 = b[j, k], b[j1, k], b[j2, k], b[j3, k]
-        s00, s01, s02, s03 = s00 + a0 * b0, s01 + a0 * b1, s02 + a0 * b2, s03 + a0 * b3
-        s10, s11, s12, s13 = s10 + a1 * b0, s11 + a1 * b1, s12 + a1 * b2, s13 + a1 * b3
-        s20, s21, s22, s23 = s20 + a2 * b0, s21 + a2 * b1, s22 + a2 * b2, s23 + a2 * b3
-        s30, s31, s32, s33 = s30 + a3 * b0, s31 + a3 * b1, s32 + a3 * b2, s33 + a3 * b3
-    return ((s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33))
+def turn(source, row, rows, columns, out):
+    """out[c, r] = source[r, c]: out has WIDTH values in a row, and rows for ``columns`` rounded up to whole vectors."""
+    for r in range(0, rows, LANES):
+        for c in range(0, columns, LANES):
+            at, to = source + BYTES * (r * row + c), out + BYTES * (c * WIDTH + r)
+            square(at, row, rows - r, columns - c, to, WIDTH)
 
 
 @njit
-def add_product(a, b, length, rows, m, out, columns, n):
-    """out[rows + i, columns + j] += sum over k < length of a[rows + i, k] * b[j, k], for i < m and j < n."""
-    for i in range(0, m, 4):
-        for j in range(0, n, 4):
-            sums = tile(a, b, length, rows + i, j, rows + m, n)
-            for r in range(min(4, m - i)):
-                for s in range(min(4, n - j)):
-                    out[rows + i + r, columns + j + s] += sums[r][s]
+def dots(a, b, out):
+    """out = a @ b.T for a few rows of a, which repay no transposition: each with four rows of b, along these."""
+    for j in range(0, len(b), 4):
+        j1, j2, j3 = min(j + 1, len(b) - 1), min(j + 2, len(b) - 1), min(j + 3, len(b) - 1)
+        for i in range(len(a)):
+            s0 = s1 = s2 = s3 = np.float32(0)
+            for k in range(a.shape[1]):
+                value = a[i, k]
+                s0, s1 = s0 + value * b[j, k], s1 + value * b[j1, k]
+                s2, s3 = s2 + value * b[j2, k], s3 + value * b[j3, k]
+            out[i, j], out[i, j1], out[i, j2], out[i, j3] = s0, s1, s2, s3
 
 
 @njit
-def turn(source, column, n, out):
-    """out[j, k] = source[k, column + j] for j < n, in squares as wide as a cache line."""
-    for first in range(0, len(source), LINE):
-        for j in range(n):
-            for k in range(first, min(first + LINE, len(source))):
-                out[j, k] = source[k, column + j]
+def block(p, a, out, others, a_row, a_step, rows, left, right):
+    """A band of ``rows`` rows, from column ``left`` to ``right``, block after block of the sums.
+
+    Addresses: ``a``, ``out`` of the band's first rows; ``others`` of b, of as many start values as there are columns,
+    and of the scratch memory for a strip.
+    """
+    b, start, turned = others
+    for k in range(0, p.sums, DEPTH):
+        depth = min(DEPTH, p.sums - k)
+        floor = np.float32(0) if p.relu and k + depth == p.sums else NO_FLOOR
+        j = left
+        while j < right:
+            vectors = VECTORS
+            while (vectors - 1) * LANES >= right - j:
+                vectors //= 2
+            width = min(vectors * LANES, right - j)
+            if p.b_lies_turned:
+                turn(b + BYTES * (j * p.sums + k), p.sums, width, depth, turned)
+                second, step = turned, WIDTH
+            else:
+                second, step = b + BYTES * (k * p.columns + j), p.columns
+            to = out + BYTES * j
+            source, source_row = (start + BYTES * j, 0) if k == 0 else (to, p.columns)
+            factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth)
+            strip(vectors, rows, factors, (source, to, source_row, p.columns, width - (vectors - 1) * LANES), floor)
+            j += width
+
+
+@njit
+def tasks(p, a, b, start, out, one, sums_of_b, turned, first, past):
+    """The tasks from ``first`` to ``past``; those of the first band fill their columns of ``sums_of_b`` too."""
+    a_row, a_step = (1, p.rows) if p.a_lies_turned else (p.sums, 1)
+    strips = (p.columns + WIDTH - 1) // WIDTH
+    for task in range(first, past):
+        band, group = task // p.groups, task % p.groups
+        top, bottom = p.rows * band // p.bands, p.rows * (band + 1) // p.bands
+        left, right = strips * group // p.groups * WIDTH, min(strips * (group + 1) // p.groups * WIDTH, p.columns)
+        if p.b_lies_turned and p.rows <= FEW:
+            dots(a[top:bottom], b[left:right], out[top:bottom, left:right])
+            continue
+        others = (b.ctypes.data, start.ctypes.data, turned.ctypes.data)
+        band_of_a, band_of_out = a.ctypes.data + BYTES * top * a_row, out.ctypes.data + BYTES * top * p.columns
+        block(p, band_of_a, band_of_out, others, a_row, a_step, bottom - top, left, right)
+        if len(sums_of_b) and band == 0:
+            block(p, one.ctypes.data, sums_of_b.ctypes.data, others, 0, 0, 1, left, right)
 
 
 @njit(parallel=True)
-def forward(x, w, bias, relu, bands, out, panels):
-    """out = x @ w + bias, then ReLU if asked: every task is a band of rows times a panel of columns."""
-    batch, inputs = x.shape
-    units = w.shape[1]
-    tasks = bands * ((units + PANEL - 1) // PANEL)
-    for part in prange(len(panels)):
-        for task in range(tasks * part // len(panels), tasks * (part + 1) // len(panels)):
-            column, band = task // bands * PANEL, task % bands
-            width = min(PANEL, units - column)
-            rows, past = batch * band // bands, batch * (band + 1) // bands
-            turn(w, column, width, panels[part])
-            for i in range(rows, past):
-                out[i, column : column + width] = bias[column : column + width]
-            add_product(x, panels[part], inputs, rows, past - rows, out, column, width)
-            if relu:
-                for i in range(rows, past):
-                    for j in range(column, column + width):
-                        out[i, j] = np.float32(0) if out[i, j] < 0 else out[i, j]
-
-
-@njit(parallel=True)
-def add_grad_weights(x, dy, dw, db, turned, panels):
-    """dw += x.T @ dy and db += the sums of dy's columns, for at most SAMPLES rows."""
-    samples, inputs = x.shape
-    units = dy.shape[1]
-    for part in prange(len(panels)):
-        first, past = units * part // len(panels), units * (part + 1) // len(panels)
-        turn(dy, first, past - first, turned[first:past])
-        for j in range(first, past):
-            total = np.float32(0)
-            for k in range(samples):
-                total += turned[j, k]
-            db[j] += total
-    tasks = (inputs + PANEL - 1) // PANEL
-    for part in prange(len(panels)):
-        for task in range(tasks * part // len(panels), tasks * (part + 1) // len(panels)):
-            row = task * PANEL
-            height = min(PANEL, inputs - row)
-            turn(x, row, height, panels[part])
-            add_product(panels[part], turned, samples, 0, height, dw[row : row + height], 0, units)
-
-
-@njit(parallel=True)
-def grad_input(dy, w, dx, parts):
-    """dx = dy @ w.T, a band of w's rows, which are columns of dx, for each part."""
-    batch, units = dy.shape
-    inputs = len(w)
+def parallel_tasks(p, a, b, start, out, one, sums_of_b, turned):
+    """All tasks, in as many parts as there are rows of ``turned``."""
+    parts, count = len(turned), p.bands * p.groups
     for part in prange(parts):
-        column, past = inputs * part // parts, inputs * (part + 1) // parts
-        for i in range(batch):
-            dx[i, column:past] = 0
-        for first in range(column, past, PANEL):
-            width = min(PANEL, past - first)
-            add_product(dy, w[first : first + width], units, 0, batch, dx, first, width)
+        tasks(p, a, b, start, out, one, sums_of_b, turned[part], count * part // parts, count * (part + 1) // parts)
 
 
 class NumbaDense(Plan):
-    """Panels of PANEL columns; where they are fewer than the threads, the rows are cut into bands too."""
+    """One product for each direction, in one call of compiled loops."""
 
     spec: DenseSpec
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
-        forward = PARTS * PANEL * _row_length(spec.inputs) * (FORWARD in directions)
-        weights = (spec.units + PARTS * PANEL) * _row_length(_samples(spec)) * (GRAD_WEIGHTS in directions)
-        return 4 * max(forward, weights)
+        """A strip for each part of the work, of as many parts as there are threads when a plan is made."""
+        return BYTES * numba.get_num_threads() * _turned_rows(spec) * WIDTH * (GRAD_INPUT in directions)
 
     def prepare(self):
-        spec, length = self.spec, _row_length(_samples(self.spec))
-        self.bands = min(-(-PARTS * PANEL // spec.units), -(-spec.batch // 4))
-        self.no_bias = np.zeros(spec.units, np.float32)
-        self.unused_db = np.empty(spec.units, np.float32)
-        if FORWARD in self.directions:
-            self.panels = self.scratch((PARTS, PANEL, _row_length(spec.inputs)))
-        if GRAD_WEIGHTS in self.directions:
-            self.turned = self.scratch((spec.units, length))
-            self.turned_x = self.scratch((PARTS, PANEL, length), offset=self.turned.nbytes)
+        spec, parts = self.spec, numba.get_num_threads()
+        self.products = {d: product(spec, d, parts) for d in self.directions}
+        self.is_parallel = parts > 1 and spec.flops >= SERIAL_BELOW
+        self.zeros, self.one = np.zeros(max(spec.inputs, spec.units), np.float32), np.ones(1, np.float32)
+        self.none = np.empty(0, np.float32)
+        self.turned = self.scratch((parts, _turned_rows(spec) * (GRAD_INPUT in self.directions) * WIDTH))
         self._compile()
 
     def forward(self, x, w, b, out):
-        bias = self.no_bias if b is None else b
-        forward(x, w, bias, self.spec.activation == "relu", self.bands, out, self.panels)
+        self._multiply(FORWARD, x, w, self.zeros if b is None else b, out, self.none)
 
     def grad_weights(self, x, dy, dw, db):
-        db = self.unused_db if db is None else db
-        dw.fill(0)
-        db.fill(0)
-        for first in range(0, self.spec.batch, SAMPLES):
-            block = slice(first, first + SAMPLES)
-            add_grad_weights(x[block], dy[block], dw, db, self.turned, self.turned_x)
+        self._multiply(GRAD_WEIGHTS, x, dy, self.zeros, dw, self.none if db is None else db)
 
     def grad_input(self, dy, w, dx):
-        grad_input(dy, w, dx, PARTS)
+        self._multiply(GRAD_INPUT, dy, w, self.zeros, dx, self.none)
+
+    def _multiply(self, direction, a, b, start, out, sums_of_b):
+        p = self.products[direction]
+        if self.is_parallel:
+            parallel_tasks(p, a, b, start, out, self.one, sums_of_b, self.turned)
+        else:
+            tasks(p, a, b, start, out, self.one, sums_of_b, self.turned[0], 0, p.bands * p.groups)
 
     def _compile(self):
-        """Call what will be called with arrays of no rows."""
-        nothing, none = np.empty((0, 0), np.float32), np.empty(0, np.float32)
-        if FORWARD in self.directions:
-            forward(nothing, nothing, none, False, self.bands, nothing, self.panels)
-        if GRAD_WEIGHTS in self.directions:
-            add_grad_weights(nothing, nothing, nothing, none, self.turned, self.turned_x)
-        if GRAD_INPUT in self.directions:
-            grad_input(nothing, nothing, nothing, PARTS)
+        """Call what will be called for products of no rows: shapes and directions are no types."""
+        nothing = np.empty((0, 0), np.float32)
+        p = Product(0, 0, 1, 0, 0, 0, 0, 1)
+        if self.is_parallel:
+            parallel_tasks(p, nothing, nothing, self.zeros, nothing, self.one, self.none, self.turned)
+        else:
+            tasks(p, nothing, nothing, self.zeros, nothing, self.one, self.none, self.turned[0], 0, 0)
 
 
-def _samples(spec):
-    return min(spec.batch, SAMPLES)
+def _turned_rows(spec):
+    """Rows of a strip of w.T: a block of the sums over units, in whole vectors."""
+    return -(-min(spec.units, DEPTH) // LANES) * LANES
 
 
-def _row_length(values):
-    """Values of a turned row: whole cache lines, and an odd number of them, so that rows do not share cache sets."""
-    return (-(-values // LINE) // 2 * 2 + 1) * LINE
-
-
-def _float32_only(spec, direction):
-    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
-
-
-IMPL = Implementation(NumbaDense, algorithm=GEMM, why_not=_float32_only, note="tiles of 4 x 4 sums over rows")
+IMPL = Implementation(NumbaDense, algorithm=GEMM, why_not=float32_only, note="register tiles, blocked sums")

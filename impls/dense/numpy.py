@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from impls.contract import FLOAT32, GEMM, Implementation, Plan
+from impls.contract import GEMM, Implementation, Plan, float32_only
 from impls.specs import DenseSpec
 
 BLOCK_VALUES = 1 << 18
@@ -35,8 +35,4 @@ class NumpyDense(Plan):
         np.matmul(dy, w.T, out=dx)
 
 
-def _float32_only(spec, direction):
-    return None if spec.dtype == FLOAT32 else f"computes in float32, not in {spec.dtype}"
-
-
-IMPL = Implementation(NumpyDense, algorithm=GEMM, why_not=_float32_only, note="BLAS, as many threads as it has")
+IMPL = Implementation(NumpyDense, algorithm=GEMM, why_not=float32_only, note="BLAS, as many threads as it has")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from impls.contract import DIRECT, Implementation, Plan
+from impls.contract import DIRECT, Implementation, Plan, float32_only
 from impls.specs import FORWARD, PoolSpec
-from impls.windows import Stack, float32_only, stacked
+from impls.windows import Stack, stacked
 
 
 class OpenCVMax(Plan):

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation, Plan
+from impls.contract import DIRECT, Implementation, Plan, float32_only
 from impls.numba_setup import njit, prange
 from impls.parts import parts_for, shared
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
@@ -30,7 +30,7 @@ from impls.vectors import (
     store,
     under,
 )
-from impls.windows import float32_only, tiles
+from impls.windows import tiles
 
 SERIAL_BELOW = 1 << 15
 """Pixels times channels: fewer take less time than waking a second thread."""

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation, Plan
+from impls.contract import DIRECT, Implementation, Plan, float32_only
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.windows import block_size, blocks, column_taps, float32_only, pixel_taps, row_taps
+from impls.windows import block_size, blocks, column_taps, pixel_taps, row_taps
 
 
 class NumpyMax(Plan):

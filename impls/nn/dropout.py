@@ -28,7 +28,12 @@ DRAWS = 1 << 24
 
 
 def drop(values: Array, rate: float, seed: int, out: Array) -> None:
-    """out = values with dropout; the same seed drops the same values, also in a gradient. ``out`` may be ``values``."""
+    """out = values with dropout; the same seed drops the same values, also in a gradient. ``out`` may be ``values``.
+
+    Raises ValueError where ``out`` is not C-contiguous: it is filled in the order of its memory.
+    """
+    if not out.flags.c_contiguous:
+        raise ValueError("dropout's out is not C-contiguous; copy from a numpy.empty of its shape")
     threshold = np.uint64(round(rate * DRAWS))
     parts = parts_for(values.size, SERIAL_BELOW)
     _drop(values.reshape(-1), threshold, values.dtype.type(1 / (1 - rate)), np.uint64(seed), out.reshape(-1), parts)
@@ -54,4 +59,4 @@ def _drop(all_values, threshold, scale, seed, all_out, parts):
         first = len(all_values) * part // parts
         values, out = cut(all_values, part, parts), cut(all_out, part, parts)
         for i in range(len(values)):
-            out[i] = values[i] * scale if _draw(seed, first + i) >= threshold else values[i] * 0
+            out[i] = values[i] * scale if _draw(seed, first + i) >= threshold else out.dtype.type(0)

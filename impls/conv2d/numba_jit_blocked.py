@@ -1,0 +1,535 @@
+"""Direct convolution in tiles of sums that stay in vector registers, cut into blocks that stay in cache.
+
+For a block of output rows, the image rows under their windows are copied to a strip, with zeros at the borders and
+otherwise as they lie. A tile then computes several results of a row for one or more vectors of filters, and sums
+over tap rows, tap columns and channels: windows overlap in the strip, nothing is copied per tap. The last tile of a
+row overlaps the one before, so that there is no remainder. The weight gradient sums over the pixels of a block
+instead: its tiles hold taps and channels by filters, and it reads dy as it lies. Rows of taps on padding are left out.
+
+Where a vector holds several times the filters there are, it takes the filters of neighbouring columns as well, which
+lie beside each other in the output: one problem with more filters and ``stride`` more taps for each column. Weights
+of taps that a column does not have are zero; what is not finite would pass through them, and is kept out afterwards.
+"""
+
+from __future__ import annotations
+
+from math import inf, prod
+from typing import NamedTuple
+
+import numpy as np
+
+from impls.contract import DIRECT, FLOAT32, Implementation, Plan, float32_only
+from impls.conv2d._correlation import (
+    MOST_BYTES,
+    SMALLEST,
+    UNBOUNDED,
+    Axis,
+    Problem,
+    compile_loops,
+    problems,
+    record,
+    round_up,
+)
+from impls.conv2d._register_tiles import LANES, SINGLE, TILES, blocks, multiply
+from impls.conv2d._tiles import clear, copy
+from impls.numba_setup import njit, numba, prange
+from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE
+
+PIXELS = 1024
+"""The most results of a block for one filter: more rows share their halo, and sums are loaded and stored less often."""
+STRIP_BYTES = 256 << 10
+"""Of a strip of more than one row: a quarter of a second-level cache."""
+PART_PIXELS = 1024
+"""The fewest windows of a part of the weight gradient, which pays for clearing and adding up its sums."""
+
+
+class Layout(NamedTuple):
+    """How a problem is cut into blocks, and how strips and sums lie."""
+
+    neighbours: int
+    """Columns of results whose outputs share a vector."""
+    taps: int
+    """Columns of taps under all neighbours."""
+    width: int
+    """Floats of a row of packed weights or of sums: outputs of all neighbours in whole vectors."""
+    lines: int
+    """Rows of results of a block."""
+    samples: int
+    """Samples of a block: more than one where a block holds all of their rows."""
+    strip_rows: int
+    """Of one sample."""
+    strip_columns: int
+    runs: int
+    """Columns of taps whose channels do not follow each other in the strip: 1 where all of them do."""
+    run: int
+    """Taps times channels that follow each other."""
+    sums_rows: int
+    """Rows of taps in the sums of the weight gradient, in whole tiles."""
+    sums_run: int
+    """``run`` in whole tiles."""
+    strip: int
+    """Floats of a strip, and of what whole tiles read past it."""
+    transposed: int
+    """The weights' last axis is summed over: the input gradient."""
+    in_place: int
+    """The weights are read as they lie."""
+
+
+def seen(axis: Axis) -> Axis:
+    """The same axis; one without taps gets one that meets only padding, and whose number no kernel has."""
+    return axis if axis.taps else axis._replace(taps=1, dilation=1, pad=-axis.side, tap_first=-1)
+
+
+def covered(problem: Problem, side: int, direction: str) -> tuple[float, np.ndarray]:
+    """(cost, blocks of outputs) where ``side`` neighbouring columns share vectors of outputs."""
+    rows, columns = problem.rows, problem.columns
+    taps = columns.taps + (side - 1) * columns.stride
+    runs, run = runs_of(problem, taps)
+
+    def forward_steps(tile):
+        reach = tile.rows * side
+        return inf if tile.columns > 1 or reach > columns.out else -(-columns.out // reach) * taps
+
+    def gradient_steps(tile):
+        if tile.columns == 1:
+            return rows.taps * runs * -(-run // tile.rows) / side
+        return -(-rows.taps // tile.rows) * runs * -(-run // tile.columns) / side
+
+    return blocks(problem.outer * side, gradient_steps if direction == GRAD_WEIGHTS else forward_steps)
+
+
+def runs_of(problem: Problem, taps: int) -> tuple[int, int]:
+    """(runs, run): columns of taps apart from each other in a strip, and factors that follow each other in each."""
+    joined = problem.groups == 1 and problem.columns.dilation == 1
+    return (1, taps * problem.inner) if joined else (taps, problem.inner)
+
+
+def neighbours(problem: Problem, direction: str) -> range:
+    """How many columns may share vectors of outputs: their outputs must follow each other.
+
+    In the weight gradient they share one vector, so that a rest of the columns leaves out lanes of the last alone.
+    """
+    columns = problem.columns
+    if problem.groups > 1 or columns.dilation > 1 or columns.out_step > 1:
+        return range(1, 2)
+    room = LANES if direction == GRAD_WEIGHTS else 2 * LANES
+    return range(1, min(columns.out, max(1, room // problem.outer)) + 1)
+
+
+def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
+    """(layout, blocks of outputs) of a problem whose axes are seen."""
+    rows, columns = problem.rows, problem.columns
+    side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
+    _, chosen = covered(problem, side, direction)
+    taps = columns.taps + (side - 1) * columns.stride
+    runs, run = runs_of(problem, taps)
+    tiles = [TILES[k] for k in chosen[:, 1]]
+    strip_columns = (columns.out - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
+    under = (rows.taps - 1) * rows.dilation + 1
+    row_bytes = ITEMSIZE[FLOAT32] * strip_columns * problem.groups * problem.inner
+    most_rows = max(STRIP_BYTES // row_bytes, under)
+    lines = max(1, min(rows.out, PIXELS // columns.out, (most_rows - under) // rows.stride + 1))
+    strip_rows = (lines - 1) * rows.stride + under
+    whole = min(PIXELS // (rows.out * columns.out), STRIP_BYTES // (row_bytes * strip_rows))
+    samples = max(1, min(whole, problem.batch)) if lines == rows.out else 1
+    sums_rows = max(round_up(rows.taps, t.rows if t.columns > 1 else 1) for t in tiles)
+    sums_run = max(round_up(run, t.columns if t.columns > 1 else t.rows) for t in tiles)
+    past = (sums_rows - rows.taps) * rows.dilation * strip_columns * problem.groups * problem.inner + sums_run
+    return Layout(
+        neighbours=side,
+        taps=taps,
+        width=round_up(problem.outer * side, LANES),
+        lines=lines,
+        samples=samples,
+        strip_rows=strip_rows,
+        strip_columns=strip_columns,
+        runs=runs,
+        run=run,
+        sums_rows=sums_rows,
+        sums_run=sums_run,
+        strip=round_up(samples * strip_rows * strip_columns * problem.groups * problem.inner + past, LANES),
+        transposed=direction == GRAD_INPUT,
+        in_place=direction == FORWARD and side == 1 and min(rows.tap_first, columns.tap_first) >= 0,
+    ), chosen
+
+
+@njit
+def lay_out(x, sample, samples, line, lines, record, strip):
+    """Copy the image rows under ``lines`` rows of results, from ``line`` on, of ``samples`` samples to the strip."""
+    problem = record[0]
+    rows, columns, channels = problem.rows, problem.columns, problem.groups * problem.inner
+    source, pitch = x.reshape(-1), problem.strip_columns * channels
+    low = min(max(columns.pad, 0), problem.strip_columns)
+    high = min(max(columns.side + columns.pad, low), problem.strip_columns)
+    top = line * rows.stride - rows.pad
+    for n in range(samples):
+        for r in range((lines - 1) * rows.stride + (rows.taps - 1) * rows.dilation + 1):
+            at, h = (n * problem.strip_rows + r) * pitch, top + r
+            if h < 0 or h >= rows.side:
+                clear(strip, at, pitch)
+                continue
+            start = (((sample + n) * rows.side + h) * columns.side + low - columns.pad) * channels
+            clear(strip, at, low * channels)
+            copy(source, start, strip, at + low * channels, (high - low) * channels)
+            clear(strip, at + high * channels, pitch - high * channels)
+
+
+@njit
+def place_of(block, record):
+    """(first sample, samples, first line, lines) of a block."""
+    problem = record[0]
+    above = -(-problem.rows.out // problem.lines)
+    sample, line = block // above * problem.samples, block % above * problem.lines
+    return sample, min(problem.samples, problem.batch - sample), line, min(problem.lines, problem.rows.out - line)
+
+
+@njit
+def count_blocks(record):
+    """Blocks of a problem."""
+    problem = record[0]
+    return -(-problem.rows.out // problem.lines) * -(-problem.batch // problem.samples)
+
+
+@njit
+def pack_tap(index, w, record, packed):
+    """Tap row ``index // taps``, tap column ``index % taps`` of ``pack``."""
+    problem = record[0]
+    rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
+    width, source, target = problem.width, w.reshape(-1), packed.reshape(-1)
+    depth, filters = w.shape[2], w.shape[3]
+    s, moved = divmod(index, problem.taps)
+    a = rows.tap_first + s * rows.tap_step
+    for group in range(problem.groups):
+        first = ((group * rows.taps + s) * problem.taps + moved) * inner * width
+        clear(target, first, inner * width)
+        for e in range(problem.neighbours):
+            t = moved - e * columns.stride
+            b = columns.tap_first + t * columns.tap_step
+            if t < 0 or t >= columns.taps or a < 0 or a >= w.shape[0] or b < 0 or b >= w.shape[1]:
+                continue
+            tap = (a * w.shape[1] + b) * depth * filters
+            for c in range(inner):
+                at = first + c * width + e * outer
+                if problem.transposed:
+                    for q in range(outer):
+                        target[at + q] = source[tap + q * filters + group * inner + c]
+                else:
+                    copy(source, tap + c * filters + group * outer, target, at, outer)
+
+
+@njit
+def taps_inside(rows, line):
+    """(first, end) of the rows of taps that meet the image; one that does not if none does."""
+    top = line * rows.stride - rows.pad
+    first = max(0, -(top // rows.dilation))
+    end = min(rows.taps, (rows.side - 1 - top) // rows.dilation + 1)
+    return (first, end) if first < end else (0, 1)
+
+
+@njit
+def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, out):
+    """One worker's share of the blocks in ``correlate``."""
+    problem = record[0]
+    rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
+    side, taps, width = problem.neighbours, problem.taps, problem.width
+    channels, outputs = problem.groups * inner, problem.groups * outer
+    pitch = problem.strip_columns * channels
+    strip = strips[worker]
+    if problem.in_place:
+        b_first = (rows.tap_first * w.shape[1] + columns.tap_first) * inner * outputs
+        weights, group_step, b2 = np.int64(w.ctypes.data) + 4 * b_first, outer, outputs
+        b0 = w.shape[1] * inner * outputs
+    else:
+        weights, group_step, b2 = np.int64(packed.ctypes.data), rows.taps * taps * inner * width, width
+        b0 = taps * inner * width
+    a_row, out_row = side * columns.stride * channels, side * columns.out_step * outputs
+    floor = np.float32(0 if relu else -np.inf)
+    none = np.int64(0)  # a literal is a type of its own: the 1 below, on purpose, has small tiles run 1.5 times as fast
+    total, workers = count_blocks(record), len(strips)
+    for block in range(worker * total // workers, (worker + 1) * total // workers):
+        sample, samples, line, lines = place_of(block, record)
+        lay_out(x, sample, samples, line, lines, record, strip)
+        for group in range(problem.groups):
+            for k in range(len(chosen)):
+                first, tile, tile_rows, _, last = chosen[k]
+                reach = tile_rows * side
+                b = weights + 4 * (group * group_step + first)
+                start = bias.ctypes.data + 4 * (group * width + first)
+                for n in range(samples):
+                    for i in range(lines):
+                        s, end = taps_inside(rows, line + i)
+                        a_line = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch + group * inner
+                        h = rows.out_first + (line + i) * rows.out_step
+                        out_line = ((sample + n) * out.shape[1] + h) * out.shape[2] + columns.out_first
+                        for step in range(-(-columns.out // reach)):
+                            j = min(step * reach, columns.out - reach)
+                            y = (out_line + j * columns.out_step) * outputs + group * outer + first
+                            multiply(
+                                tile, strip.ctypes.data + 4 * (a_line + j * columns.stride * channels), a_row,
+                                rows.dilation * pitch, columns.dilation * channels, 1,
+                                b + 4 * s * b0, b0, inner * b2, b2,
+                                end - s, problem.runs, problem.run,
+                                start, none, none,
+                                out.ctypes.data + 4 * y, out_row, none,
+                                last, floor,
+                            )  # fmt: skip
+        if side > 1:
+            keep_apart(strip, block, bias, weights, floor, record, out)
+
+
+@njit
+def keep_apart(strip, block, bias, weights, floor, record, out):
+    """Compute rows of results with NaN again, each from its own taps alone.
+
+    A pixel that is not finite, times the zeros that stand for taps of neighbouring columns, is NaN in results that do
+    not read it. Others are finite, and the same bits whether they are computed once or twice: zeros add nothing.
+    """
+    problem = record[0]
+    rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
+    pitch, flat = problem.strip_columns * inner, out.reshape(-1)
+    b0, b2 = problem.taps * inner * problem.width, problem.width
+    none, one, single = np.int64(0), np.int64(1), np.int64(SINGLE)  # a literal would compile all tiles once more
+    sample, samples, line, lines = place_of(block, record)
+    for n in range(samples):
+        for i in range(lines):
+            h = rows.out_first + (line + i) * rows.out_step
+            first = (((sample + n) * out.shape[1] + h) * out.shape[2] + columns.out_first) * outer
+            if is_finite(flat, first, columns.out * outer):
+                continue
+            s, end = taps_inside(rows, line + i)
+            a = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch
+            for j in range(columns.out):
+                multiply(
+                    single, strip.ctypes.data + 4 * (a + j * columns.stride * inner), none,
+                    rows.dilation * pitch, none, 1, weights + 4 * s * b0, b0, none, b2,
+                    end - s, one, columns.taps * inner,
+                    bias.ctypes.data + 4 * none, none, none, out.ctypes.data + 4 * (first + j * outer), none, none,
+                    outer, floor,
+                )  # fmt: skip
+
+
+@njit
+def is_finite(values, first, count):
+    """Whether ``count`` values from ``first`` on are all finite: zero times any other is NaN, and so is their sum."""
+    at, total = np.uintp(first), np.float32(0)
+    for k in range(np.uintp(count)):
+        total += values[at + k] * np.float32(0)
+    return total == 0
+
+
+@njit(parallel=True)
+def correlate(x, w, b, relu, record, chosen, bias, packed, strips, out):
+    """Fill the problem's pixels of out with sums, bias and relu."""
+    for group in range(record[0].groups):
+        for e in range(record[0].neighbours):
+            for q in range(record[0].outer):
+                bias[group, e * record[0].outer + q] = b[group * record[0].outer + q]
+    for index in prange(0 if record[0].in_place else record[0].rows.taps * record[0].taps):
+        pack_tap(np.int64(index), w, record, packed)
+    for worker in prange(len(strips)):
+        correlate_share(np.int64(worker), x, w, bias, relu, record, chosen, packed, strips, out)
+
+
+@njit
+def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
+    """One worker's part of the batch and share of the filters in ``accumulate``."""
+    problem = record[0]
+    rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
+    width = problem.width
+    channels, outputs = problem.groups * inner, problem.groups * outer
+    pitch, line_floats = problem.strip_columns * channels, columns.out * outputs
+    parts, splits = len(sums), len(strips) // len(sums)
+    part, split = divmod(worker, splits)
+    strip, own, flat = strips[worker], lines_sums[part], dy.reshape(-1)
+    low, high = split * len(chosen) // splits, (split + 1) * len(chosen) // splits
+    row_step = problem.runs * problem.sums_run * width
+    group_step = problem.sums_rows * row_step
+    total = count_blocks(record)
+    if split == 0:
+        clear(own, 0, line_floats)
+    for block in range(part * total // parts, (part + 1) * total // parts):
+        sample, samples, line, lines = place_of(block, record)
+        lay_out(x, sample, samples, line, lines, record, strip)
+        dy_first = (sample * rows.out + line) * line_floats
+        if split == 0:
+            for r in range(samples * lines):
+                for k in range(line_floats):
+                    own[k] += flat[dy_first + r * line_floats + k]
+        for group in range(problem.groups):
+            for k in range(low, high):
+                first, tile, tile_rows, tile_columns, last = chosen[k]
+                several = tile_columns > 1
+                tap_rows, along = (tile_rows, tile_columns) if several else (1, tile_rows)
+                for s in range(0, rows.taps, tap_rows):
+                    top, bottom = inside(rows, s, tap_rows, line, lines)
+                    if top >= bottom:
+                        continue
+                    down = (top * rows.stride + s * rows.dilation) * pitch + group * inner
+                    b = dy.ctypes.data + 4 * (dy_first + top * line_floats + group * outer + first)
+                    for t in range(problem.runs):
+                        for c in range(0, problem.run, along):
+                            a = strip.ctypes.data + 4 * (down + t * columns.dilation * channels + c)
+                            at = group * group_step + s * row_step + (t * problem.sums_run + c) * width + first
+                            out = sums[part].ctypes.data + 4 * at
+                            add_tile(tile, several, a, b, out, last, samples, bottom - top, record)
+
+
+@njit
+def inside(rows, s, taps, line, lines):
+    """(first, end) of the lines, counted from ``line``, in which tap row ``s`` or one of the next meets the image."""
+    above = rows.pad - (s + taps - 1) * rows.dilation
+    below = rows.side - 1 + rows.pad - s * rows.dilation
+    return max(0, -(-above // rows.stride) - line), min(lines, below // rows.stride + 1 - line)
+
+
+@njit
+def add_tile(tile, several, a, b, out, last, samples, lines, record):
+    """Add the pixels of a block to one tile of sums."""
+    problem = record[0]
+    rows, columns, side, width = problem.rows, problem.columns, problem.neighbours, problem.width
+    channels, outputs = problem.groups * problem.inner, problem.groups * problem.outer
+    pitch, line_floats = problem.strip_columns * channels, columns.out * outputs
+    whole, rest = divmod(columns.out, side)
+    a0, a1, a2 = problem.strip_rows * pitch, rows.stride * pitch, side * columns.stride * channels
+    b0, b1, b2 = rows.out * line_floats, line_floats, side * outputs
+    a_row, out_row = (rows.dilation * pitch, problem.runs * problem.sums_run * width) if several else (1, width)
+    multiply(
+        tile, a, a_row, a0, a1, a2, b, b0, b1, b2, samples, lines, whole,
+        out, out_row, width, out, out_row, width, last, np.float32(-np.inf),
+    )  # fmt: skip
+    if rest > 0:
+        multiply(
+            tile, a + 4 * whole * a2, a_row, a0, a1, a2, b + 4 * whole * b2, b0, b1, b2, samples, lines, np.int64(1),
+            out, out_row, width, out, out_row, width, rest * problem.outer, np.float32(-np.inf),
+        )  # fmt: skip
+
+
+@njit
+def gather_tap_row(a, record, sums, dw):
+    """Row ``a`` of the kernel's gradient: the sums of all parts and neighbours; zero for taps on padding alone."""
+    problem = record[0]
+    rows, columns, inner, outer, width = problem.rows, problem.columns, problem.inner, problem.outer, problem.width
+    row_step = problem.runs * problem.sums_run * width
+    target, source = dw.reshape(-1), sums.reshape(-1)
+    outputs = problem.groups * outer
+    s = a - rows.tap_first
+    for b in range(dw.shape[1]):
+        t = b - columns.tap_first
+        for c in range(inner):
+            at = ((a * dw.shape[1] + b) * inner + c) * outputs
+            clear(target, at, outputs)
+            if s < 0 or s >= rows.taps or t < 0 or t >= columns.taps:
+                continue
+            for part in range(len(sums)):
+                for group in range(problem.groups):
+                    for e in range(problem.neighbours):
+                        moved = t + e * columns.stride
+                        run = moved * inner + c if problem.runs == 1 else moved * problem.sums_run + c
+                        first = part * sums.shape[1] + (group * problem.sums_rows + s) * row_step + run * width
+                        for q in range(outer):
+                            target[at + group * outer + q] += source[first + e * outer + q]
+
+
+@njit(parallel=True)
+def accumulate(x, dy, record, chosen, sums, lines_sums, strips, dw, db):
+    """Fill dw and db."""
+    for index in prange(len(sums)):
+        clear(sums[index], 0, sums.shape[1])
+    for worker in prange(len(strips)):
+        accumulate_share(np.int64(worker), x, dy, record, chosen, sums, lines_sums, strips)
+    for a in prange(dw.shape[0]):
+        gather_tap_row(np.int64(a), record, sums, dw)
+    clear(db, 0, len(db))
+    for part in range(len(lines_sums)):
+        for j in range(record[0].columns.out):
+            for q in range(len(db)):
+                db[q] += lines_sums[part, j * len(db) + q]
+
+
+class Step(NamedTuple):
+    """One problem: its record, its blocks of outputs, and views of the scratch memory."""
+
+    record: np.ndarray
+    chosen: np.ndarray
+    views: list[np.ndarray]
+
+
+class NumbaJitBlocked(Plan):
+    """Strips of image rows, walked by tiles of sums."""
+
+    @classmethod
+    def scratch_bytes(cls, spec, directions):
+        """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
+        needs = [
+            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=UNBOUNDED), direction))
+            for direction in directions
+            for problem in cls._problems(spec, direction)
+        ]
+        return ITEMSIZE[FLOAT32] * max(needs, default=0)
+
+    @staticmethod
+    def _problems(spec, direction):
+        return [p._replace(rows=seen(p.rows), columns=seen(p.columns)) for p in problems(spec, direction)]
+
+    @staticmethod
+    def _shapes(problem, direction):
+        """Forward: bias, packed, strips; weight gradient: sums, sums of dy per column of a line, strips."""
+        layout, _ = cut(problem, direction)
+        if direction == GRAD_WEIGHTS:
+            sums = problem.groups * layout.sums_rows * layout.runs * layout.sums_run * layout.width
+            parts, splits = division(problem, sums)
+            line = problem.columns.out * problem.groups * problem.outer
+            return [(parts, sums), (parts, line), (parts * splits, layout.strip)]
+        room = MOST_BYTES // (ITEMSIZE[FLOAT32] * layout.strip)
+        count = -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples)
+        workers = max(1, min(numba.get_num_threads(), count, room))
+        taps = 0 if layout.in_place else problem.rows.taps * layout.taps
+        packed = problem.groups * taps * problem.inner * layout.width
+        return [(problem.groups, layout.width), (packed,), (workers, layout.strip)]
+
+    def prepare(self):
+        self._steps = {d: [self._step(p, d) for p in self._problems(self.spec, d)] for d in self.directions}
+        self._no_bias = np.zeros(max(self.spec.filters, self.spec.channels), FLOAT32)
+        self._no_db = np.empty(self.spec.filters, FLOAT32)
+        if self.spec != SMALLEST:
+            for direction in self.directions:
+                compile_loops(type(self), direction)
+
+    def _step(self, problem, direction):
+        layout, chosen = cut(problem, direction)
+        views, offset = [], 0
+        for shape in self._shapes(problem, direction):
+            views.append(self.scratch(shape, offset=offset))
+            offset += round_up(views[-1].nbytes, LANES * ITEMSIZE[FLOAT32])
+        return Step(record(problem, layout), chosen, views)
+
+    def forward(self, x, w, b, out):
+        bias = self._no_bias if b is None else b
+        self._correlate(FORWARD, x, w, bias, self.spec.activation == "relu", out)
+
+    def grad_input(self, dy, w, dx):
+        self._correlate(GRAD_INPUT, dy, w, self._no_bias, False, dx)
+
+    def _correlate(self, direction, x, w, b, relu, out):
+        for step in self._steps[direction]:
+            correlate(x, w, b, relu, step.record, step.chosen, *step.views, out)
+
+    def grad_weights(self, x, dy, dw, db):
+        (step,) = self._steps[GRAD_WEIGHTS]
+        accumulate(x, dy, step.record, step.chosen, *step.views, dw, self._no_db if db is None else db)
+
+
+def division(problem: Problem, sums: int) -> tuple[int, int]:
+    """(parts, splits) of the weight gradient: parts of the batch with ``sums`` floats each, splits of the filters.
+
+    A function of the problem alone, so that the order of additions does not depend on the number of threads. Filters
+    are split only where there are too few parts; parts are a power of two.
+    """
+    parts = max(1, min(16, problem.pixels // PART_PIXELS, MOST_BYTES // (ITEMSIZE[FLOAT32] * sums)))
+    parts = 1 << parts.bit_length() - 1
+    return parts, max(1, min(4 // parts, -(-problem.outer // (2 * LANES))))
+
+
+IMPL = Implementation(
+    NumbaJitBlocked, algorithm=DIRECT, why_not=float32_only, note="tiles of sums in registers, blocks in cache"
+)

@@ -1,0 +1,437 @@
+"""Winograd's F(m, r) in two dimensions: (m + r - 1)^2 products for m x m results of r x r taps each.
+
+For a block of tiles of the image, every channel is transformed; then, for a panel of filters, (m + r - 1)^2 matrix
+products of tiles by channels with channels by filters run on the register tiles of ``impls.contraction``, and what they
+give is transformed back, with bias and relu, into the results. The transformed block and one panel's products stay in
+the second-level cache; transformed weights are read once a block, in the order in which they lie.
+
+The input gradient is the same with the kernel turned around and its channels and filters exchanged. The weight gradient
+is not offered: its results are few and its sums long, so that it is for other tiles and other errors.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from impls.contract import FLOAT32, Implementation, PackedWeights, Plan, aligned_empty, float32_only
+from impls.conv2d._correlation import (
+    MOST_BYTES,
+    UNBOUNDED,
+    Problem,
+    compile_loops,
+    problems,
+    record,
+    round_up,
+)
+from impls.conv2d._register_tiles import LANES, TILES, blocks, multiply
+from impls.conv2d._winograd_transforms import FORMS, of_image, of_kernel, of_results
+from impls.numba_setup import njit, numba, prange
+from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, ConvSpec
+from impls.transposition import transposition
+from impls.winograd import algorithm
+
+BLOCK_BYTES = 400 << 10
+"""Of a transformed block and the products of one panel, which leave room in a second-level cache to weights passing."""
+WEIGHT_BYTES = 4 << 20
+"""Of transformed weights beyond which they, and no longer the block, decide: a block reads all of them from afar."""
+STEP, MANY = 14, 112
+"""Tiles of a block: at least, and a multiple of it, the rows of a register tile; and with many weights."""
+WIDEST = max(tile.vectors for tile in TILES) * LANES
+"""Filters of the widest panel."""
+FEWEST = 4
+"""Channels and filters below which the transforms cost more than the products that they save; below 16 they may."""
+IMAGE_COST, RESULTS_COST, KERNEL_COST, PRODUCTS_COST = 8, 5, 8, 8
+"""Measured, in fused multiply-adds, of each vector of a tile's values: of its transforms, with their loads and stores
+and what they wait for memory, and of a sum of products beside the products."""
+SMALLEST = ConvSpec(1, 2, 2, 1, 1, (3, 3))
+"""What the loops are compiled on."""
+
+transposed_square = transposition(LANES)
+IMAGE_4, IMAGE_6, IMAGE_8 = map(of_image, (4, 6, 8))
+KERNEL_0, KERNEL_1, KERNEL_2, KERNEL_3, KERNEL_4 = (of_kernel(m, r) for m, r in FORMS)
+RESULTS_0, RESULTS_1, RESULTS_2, RESULTS_3, RESULTS_4 = (of_results(m, r) for m, r in FORMS)
+
+
+class Layout(NamedTuple):
+    """Which F(m, r), and how scratch memory lies."""
+
+    form: int
+    """Index into FORMS."""
+    m: int
+    side: int
+    """m + r - 1."""
+    down: int
+    """Tiles of a column of the results."""
+    across: int
+    """Tiles of a row of the results."""
+    tiles: int
+    """Tiles of a block."""
+    depth: int
+    """Floats of a transformed value's channels, whole vectors."""
+    plane: int
+    """Floats from one of the side^2 values to the next in a transformed block: the last register tile may go past its
+    end, and one vector more keeps the values from lying a multiple of a page apart, in the same few cache lines."""
+    products_plane: int
+    """The same of a panel's products."""
+    transposed: int
+    """The weights' last axis is summed over: the input gradient."""
+    turned: int
+    """Floats of a row of transposed weights."""
+
+
+def form_of(problem: Problem) -> int:
+    """The index of the F(m, r) that takes the fewest operations; r is the kernel's."""
+    able = [k for k, (_, r) in enumerate(FORMS) if r == problem.rows.taps]
+    return min(able, key=lambda k: operations(problem, *FORMS[k]))
+
+
+def operations(problem: Problem, m: int, r: int) -> int:
+    """Of a call, in fused multiply-adds of vectors."""
+    tiles = problem.batch * -(-problem.rows.out // m) * -(-problem.columns.out // m)
+    image, results = -(-problem.inner // LANES), -(-problem.outer // LANES)
+    a_tile = IMAGE_COST * image + (problem.inner + PRODUCTS_COST + RESULTS_COST) * results
+    return (m + r - 1) ** 2 * (tiles * a_tile + KERNEL_COST * problem.inner * results)
+
+
+def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
+    """(layout, panels: rows of first output, register tile, rows of it, width in floats), small enough for all threads.
+
+    Blocks become smaller before threads have to be left out.
+    """
+    most, threads = most_tiles(problem), numba.get_num_threads()
+    found = cut_into(problem, direction, most, threads)
+    while most > STEP and threads * ITEMSIZE[FLOAT32] * own_floats(problem, found[0]) > MOST_BYTES:
+        most -= STEP
+        found = cut_into(problem, direction, most, threads)
+    return found
+
+
+def most_tiles(problem: Problem) -> int:
+    """Tiles of a block that the caches would have."""
+    m, r = FORMS[form_of(problem)]
+    a_value = ITEMSIZE[FLOAT32] * (m + r - 1) ** 2
+    if a_value * problem.inner * problem.outer > WEIGHT_BYTES:
+        return MANY
+    return max(BLOCK_BYTES // (a_value * (round_up(problem.inner, LANES) + 2 * LANES)) // STEP, 1) * STEP
+
+
+def own_floats(problem: Problem, layout: Layout) -> int:
+    """Floats of a worker's scratch memory: a block, products and a spare row."""
+    return layout.side**2 * (layout.plane + layout.products_plane) + round_up(layout.m * problem.outer, LANES) + LANES
+
+
+def cut_into(problem: Problem, direction: str, most: int, threads: int) -> tuple[Layout, np.ndarray]:
+    """``cut`` for blocks of at most so many tiles: as many blocks for each thread, and as many tiles in each block."""
+    form = form_of(problem)
+    m, r = FORMS[form]
+    side, depth = m + r - 1, round_up(problem.inner, LANES)
+    down, across = -(-problem.rows.out // m), -(-problem.columns.out // m)
+    share = -(-problem.batch * down * across // threads)
+    tiles = -(-share // -(-share // most))
+
+    def steps(tile):
+        return float("inf") if tile.columns > 1 else -(-tiles // tile.rows)
+
+    _, chosen = blocks(problem.outer, steps)
+    panels = np.array([(first, k, rows, TILES[k].vectors * LANES) for first, k, rows, _, _ in chosen], np.int64)
+    room = tiles + int(max(panels[:, 2]))
+    return Layout(
+        form=form,
+        m=m,
+        side=side,
+        down=down,
+        across=across,
+        tiles=tiles,
+        depth=depth,
+        plane=room * depth + LANES,
+        products_plane=room * int(max(panels[:, 3])) + LANES,
+        transposed=direction == GRAD_INPUT,
+        turned=round_up(problem.outer, LANES),
+    ), panels
+
+
+@njit
+def transform_image(
+    side, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The image's transform of a size; a chain of calls, since numba's tables of functions know no cache."""
+    if side == 4:
+        IMAGE_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif side == 6:
+        IMAGE_6(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif side == 8:
+        IMAGE_8(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_kernel(
+    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The kernel's transform of ``FORMS[form]``."""
+    if form == 0:
+        KERNEL_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 1:
+        KERNEL_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 2:
+        KERNEL_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 3:
+        KERNEL_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 4:
+        KERNEL_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def transform_results(
+    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+):  # fmt: skip
+    """The results' transform of ``FORMS[form]``."""
+    if form == 0:
+        RESULTS_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 1:
+        RESULTS_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 2:
+        RESULTS_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 3:
+        RESULTS_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    elif form == 4:
+        RESULTS_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def turn(index, w, record, turned):
+    """Transpose channels and filters of tap ``index``: rows of filters."""
+    problem = record[0]
+    channels, filters = w.shape[2], w.shape[3]
+    row = problem.turned
+    source = np.int64(w.ctypes.data) + 4 * index * channels * filters
+    target = np.int64(turned.ctypes.data) + 4 * index * problem.depth * row
+    for c in range(0, channels, LANES):
+        for f in range(0, filters, LANES):
+            transposed_square(
+                source + 4 * (c * filters + f), filters, min(LANES, channels - c), min(LANES, filters - f),
+                target + 4 * (f * row + c), row,
+            )  # fmt: skip
+
+
+@njit
+def pack_row(c, w, record, panels, turned, packed):
+    """Transform the taps from source channel ``c`` to every output."""
+    problem = record[0]
+    rows, columns, inner, outer, side = problem.rows, problem.columns, problem.inner, problem.outer, problem.side
+    none = np.int64(0)
+    if problem.transposed:
+        weights, between, tap = np.int64(turned.ctypes.data), problem.turned, problem.depth * problem.turned
+    else:
+        weights, between, tap = np.int64(w.ctypes.data), outer, inner * outer
+    first_tap = (rows.tap_first * w.shape[1] + columns.tap_first) * tap
+    at = np.int64(packed.ctypes.data)
+    for first, _, _, width in panels:
+        value = inner * width + LANES
+        for f in range(first, first + width, LANES):
+            transform_kernel(
+                problem.form, weights + 4 * (first_tap + c * between + f),
+                rows.tap_step * w.shape[1] * tap, columns.tap_step * tap,
+                at + 4 * (c * width + f - first), side * value, value,
+                none, none, none, none, none, none, outer - f, np.float32(-np.inf),
+            )  # fmt: skip
+        at += 4 * side * side * value
+
+
+@njit
+def transform_block(first, count, source, record, zeros, block):
+    """Transform the image under ``count`` tiles from number ``first`` on, all channels."""
+    problem = record[0]
+    rows, columns, inner, side, plane = problem.rows, problem.columns, problem.inner, problem.side, problem.plane
+    for t in range(count):
+        n, place = divmod(first + t, problem.down * problem.across)
+        i, j = divmod(place, problem.across)
+        top, left = i * problem.m - rows.pad, j * problem.m - columns.pad
+        at = source + 4 * ((n * rows.side + top) * columns.side + left) * inner
+        for c in range(0, inner, LANES):
+            transform_image(
+                side, at + 4 * c, columns.side * inner, inner,
+                block + 4 * (t * problem.depth + c), side * plane, plane,
+                -top, rows.side - top, -left, columns.side - left, zeros, zeros, inner - c, np.float32(-np.inf),
+            )  # fmt: skip
+
+
+@njit
+def finish_block(first, count, products, start, width, bias, floor, record, spare, out):
+    """Transform a panel's products of ``count`` tiles to results of outputs from ``start`` on."""
+    problem = record[0]
+    rows, columns, outer, m, side = problem.rows, problem.columns, problem.outer, problem.m, problem.side
+    plane = problem.products_plane
+    for t in range(count):
+        n, place = divmod(first + t, problem.down * problem.across)
+        i, j = divmod(place, problem.across)
+        top, left = i * m, j * m
+        at = out + 4 * ((n * rows.out + top) * columns.out + left) * outer
+        for f in range(start, start + width, LANES):
+            transform_results(
+                problem.form, products + 4 * (t * width + f - start), side * plane, plane,
+                at + 4 * f, columns.out * outer, outer,
+                -top, rows.out - top, -left, columns.out - left, spare, bias + 4 * f, outer - f, floor,
+            )  # fmt: skip
+
+
+@njit
+def correlate_share(worker, x, b, relu, record, panels, packed, zeros, scratch, out):
+    """One worker's share of the blocks in ``correlate``."""
+    problem = record[0]
+    inner, side, plane, depth = problem.inner, problem.side, problem.plane, problem.depth
+    source, bias, blank, target = (
+        np.int64(x.ctypes.data), np.int64(b.ctypes.data), np.int64(zeros.ctypes.data), np.int64(out.ctypes.data)
+    )  # fmt: skip
+    block = np.int64(scratch[worker].ctypes.data)
+    products = block + 4 * side * side * plane
+    spare = products + 4 * side * side * problem.products_plane
+    floor = np.float32(0 if relu else -np.inf)
+    none = np.int64(0)  # a literal is a type of its own: the 1 below, on purpose, has small tiles run 1.5 times as fast
+    one = np.int64(1)
+    total = problem.batch * problem.down * problem.across
+    several, workers = -(-total // problem.tiles), len(scratch)
+    for number in range(worker * several // workers, (worker + 1) * several // workers):
+        first = number * problem.tiles
+        count = min(problem.tiles, total - first)
+        transform_block(first, count, source, record, blank, block)
+        weights = np.int64(packed.ctypes.data)
+        for start, tile, tile_rows, width in panels:
+            value = inner * width + LANES
+            for e in range(side * side):
+                for t in range(0, count, tile_rows):
+                    multiply(
+                        tile, block + 4 * (e * plane + t * depth), depth, none, none, 1,
+                        weights + 4 * e * value, none, none, width, one, one, inner,
+                        blank, none, none,
+                        products + 4 * (e * problem.products_plane + t * width), width, none,
+                        np.int64(LANES), np.float32(-np.inf),
+                    )  # fmt: skip
+            finish_block(first, count, products, start, width, bias, floor, record, spare, target)
+            weights += 4 * side * side * value
+
+
+@njit(parallel=True)
+def pack(w, record, panels, turned, packed):
+    """Transform the weights."""
+    for index in prange(w.shape[0] * w.shape[1] if record[0].transposed else 0):
+        turn(np.int64(index), w, record, turned)
+    for c in prange(record[0].inner):
+        pack_row(np.int64(c), w, record, panels, turned, packed)
+
+
+@njit(parallel=True)
+def correlate(x, b, relu, record, panels, packed, zeros, scratch, out):
+    """Fill out with sums, bias and relu."""
+    for worker in prange(len(scratch)):
+        correlate_share(np.int64(worker), x, b, relu, record, panels, packed, zeros, scratch, out)
+
+
+class Step(NamedTuple):
+    """A direction's record, its panels of outputs, and views of the scratch memory."""
+
+    record: np.ndarray
+    panels: np.ndarray
+    turned: np.ndarray
+    packed: np.ndarray
+    scratch: np.ndarray
+
+
+class NumbaJitWinograd(Plan):
+    """Tiles of the image, transformed, multiplied and transformed back."""
+
+    offers = (FORWARD, GRAD_INPUT)
+
+    @classmethod
+    def scratch_bytes(cls, spec, directions):
+        """The more of what this batch needs and an unbounded one would: a block's number of tiles is not monotone."""
+        needs = [
+            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=batch), direction))
+            for direction in directions
+            for problem in problems(spec, direction)
+            for batch in (problem.batch, UNBOUNDED)
+        ]
+        return ITEMSIZE[FLOAT32] * max(needs, default=0)
+
+    @staticmethod
+    def _shapes(problem, direction):
+        """Transposed weights, transformed weights, and of each worker a block, products and a spare row."""
+        layout, panels = cut(problem, direction)
+        values = layout.side**2
+        turned = problem.rows.taps**2 * layout.depth * layout.turned if layout.transposed else 0
+        packed = sum(values * (problem.inner * int(width) + LANES) for width in panels[:, 3])
+        own = own_floats(problem, layout)
+        count = -(-problem.batch * layout.down * layout.across // layout.tiles)
+        workers = max(1, min(numba.get_num_threads(), count, MOST_BYTES // (ITEMSIZE[FLOAT32] * own)))
+        return [(turned,), (packed,), (workers, own)]
+
+    def prepare(self):
+        self._steps = {d: self._step(*problems(self.spec, d), d) for d in self.directions}
+        most = max(self.spec.filters, self.spec.channels)
+        self._zeros = aligned_empty(ITEMSIZE[FLOAT32] * (max(8 * most, WIDEST) + LANES)).view(FLOAT32)
+        self._packed = None
+        if self.spec != SMALLEST:
+            for direction in self.directions:
+                compile_loops(type(self), direction, SMALLEST)
+
+    def _step(self, problem, direction):
+        layout, panels = cut(problem, direction)
+        views, offset = [], 0
+        for shape in self._shapes(problem, direction):
+            views.append(self.scratch(shape, offset=offset))
+            offset += round_up(views[-1].nbytes, LANES * ITEMSIZE[FLOAT32])
+        return Step(record(problem, layout), panels, *views)
+
+    def pack(self, w):
+        """Transform the weights, for each planned direction, into memory of the plan."""
+        if self._packed is None:
+            own = {d: aligned_empty(step.packed.nbytes).view(FLOAT32) for d, step in self._steps.items()}
+            self._packed = PackedWeights(own)
+        for direction, step in self._steps.items():
+            pack(w, step.record, step.panels, step.turned, self._packed.of[direction])
+        return self._packed
+
+    def forward(self, x, w, b, out):
+        bias = self._zeros if b is None else b
+        self._correlate(FORWARD, x, w, bias, self.spec.activation == "relu", out)
+
+    def grad_input(self, dy, w, dx):
+        self._correlate(GRAD_INPUT, dy, w, self._zeros, False, dx)
+
+    def _correlate(self, direction, x, w, b, relu, out):
+        step = self._steps[direction]
+        if isinstance(w, PackedWeights):
+            packed = w.of[direction]
+        else:
+            packed = step.packed
+            pack(w, step.record, step.panels, step.turned, packed)
+        correlate(x, b, relu, step.record, step.panels, packed, self._zeros, step.scratch, out)
+
+
+def why_not(spec: ConvSpec, direction: str) -> str | None:
+    """The reason why a problem is refused; what is refused here, ``numba_jit_blocked`` computes."""
+    kernels = sorted({r for _, r in FORMS})
+    if spec.kernel[0] != spec.kernel[1] or spec.kernel[0] not in kernels:
+        return f"square kernels of {', '.join(map(str, kernels))} taps alone, not {spec.kernel}"
+    if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
+        return "no stride, dilation or groups: windows must overlap tap by tap"
+    if min(spec.channels, spec.filters) < FEWEST:
+        return f"with fewer than {FEWEST} channels or filters the transforms cost more than the products they save"
+    problem = problems(spec, direction)[0]
+    if (problem.rows.taps, problem.columns.taps) != spec.kernel:
+        return "taps that meet only padding: the image is much smaller than the kernel"
+    return float32_only(spec, direction)
+
+
+def declared(spec: ConvSpec, direction: str) -> str:
+    """winograd(m, r): the one with the fewest operations. What is refused has none."""
+    if why_not(spec, direction) is not None:
+        return "winograd"
+    return algorithm(*FORMS[form_of(problems(spec, direction)[0])])
+
+
+IMPL = Implementation(
+    NumbaJitWinograd, algorithm=declared, why_not=why_not, note="minimal filtering on register tiles, blocks in cache"
+)

@@ -1,0 +1,67 @@
+"""The micro-kernel as machine code of other processors: what it holds in registers, and what it does not call."""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+import pytest
+from llvmlite import ir
+
+from impls.contraction import FLOAT, INDEX, Tile, contraction, emit_tile
+from impls.conv2d import _winograd_transforms
+from impls.conv2d._register_tiles import LANES, SIZES, TILES
+from impls.transposition import transposition
+
+X86 = "x86_64-unknown-linux-gnu"
+HASWELL, SKYLAKE = ("haswell", "ymm", 8), ("skylake-avx512", "zmm", 16)
+
+pytestmark = pytest.mark.skipif(
+    not llvm.get_process_triple().startswith("x86_64"), reason="LLVM has this processor's instructions alone"
+)
+
+
+def assembly(tile: Tile, processor: str) -> list[str]:
+    """The lines of a tile's code for a processor of x86."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = "-prefer-256-bit" if processor == SKYLAKE[0] else ""
+    machine = llvm.Target.from_triple(X86).create_target_machine(cpu=processor, features=features, opt=3)
+    module = ir.Module()
+    module.triple, module.data_layout = X86, str(machine.target_data)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * 19 + [FLOAT]), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit_tile(builder, tile, function.args)
+    builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    return machine.emit_assembly(parsed).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("registers", "size", "processor"),
+    [(registers, size, kind) for registers, kind in ((16, HASWELL), (32, SKYLAKE)) for size in SIZES[registers]],
+    ids=str,
+)
+def test_all_sums_of_a_tile_stay_in_registers(registers, size, processor):
+    """None goes to the stack and back between two multiply-adds."""
+    name, register, lanes = processor
+    rows, columns, vectors = size
+    lines = assembly(Tile(*size, lanes), name)
+    places = [k for k, line in enumerate(lines) if "vfmadd" in line and register in line]
+    assert len(places) == rows * columns * vectors
+    assert [line for line in lines[places[0] : places[-1]] if register in line and "%rsp" in line] == []
+
+
+def test_a_processor_without_fused_multiply_adds_calls_no_function_for_them():
+    """fmaf, of the C library, for every lane."""
+    lines = assembly(Tile(4, 1, 2, 4), "x86-64")
+    assert any("mulps" in line for line in lines)
+    assert not any("fmaf" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [contraction(TILES[0]), transposition(LANES), _winograd_transforms.of_image(4)],
+    ids=["contraction", "transposition", "transform"],
+)
+def test_what_is_made_by_a_function_is_not_filed_where_it_is_never_found(kernel):
+    """numba keeps such code by values that differ from process to process."""
+    assert kernel.stats.cache_path is None
