@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.adaptive import PROBLEMS, compete
-from bench.adaptive_studies import STUDIES
+from bench.adaptive_network import STUDIES as NETWORK_STUDIES
+from bench.adaptive_studies import STUDIES as MODEL_STUDIES
 from impls.specs import SpecError
 from reports import adaptive_plots, adaptive_tables, plots
 from reports.formats import Table, markdown_table, rich_table
@@ -15,6 +16,7 @@ from reports.formats import Table, markdown_table, rich_table
 if TYPE_CHECKING:
     from rich.console import Group
 
+STUDIES = {**MODEL_STUDIES, **NETWORK_STUDIES}
 CONTEST = "contest"
 ALL = "all"
 
