@@ -18,9 +18,10 @@ import numpy.typing as npt
 from bench.timing import CLOCK, Clock, loops_for, sample
 from datasets import synthetic
 from impls.nn.adaptive.descent import Function, Rates, entropy, minimise
+from impls.nn.adaptive.errors import error_of
 from impls.nn.adaptive.estimator import AdaptiveRegressor
 from impls.nn.adaptive.fitting import Fitted, Plan, fit
-from impls.nn.adaptive.model import Model
+from impls.nn.adaptive.model import Fit, Model
 from impls.nn.adaptive.scales import MAPS, Axis, Scales
 from impls.nn.adaptive.tables import DIRECT, STEP, tabled
 from impls.nn.adaptive.watermark import fewest_matches, tail
@@ -30,6 +31,8 @@ Array = npt.NDArray[Any]
 SEEDS, FEW_SEEDS = 8, 6
 EPOCHS = 200
 NOISE = 0.02
+DIFFERENCE = Rates().difference
+"""How far a parameter is moved for a difference quotient."""
 LINE, DOTS, DASHES, BARS = "line", "dots", "dashes", "bars"
 """How a curve looks; bars are dots with their errors."""
 
@@ -197,11 +200,17 @@ def swarm() -> Study:
         "not normalised": Rates(by_axis=False, normalised=False),
     }
     found = {name: _errors(problem, "kernel(4)", Plan(epochs=EPOCHS, rates=own)) for name, own in rates.items()}
+    drawn = {
+        f"drawn to a neighbour: {chance:g}": _errors(
+            problem, "kernel(4)", Plan(epochs=EPOCHS, particles=16, rates=Rates(neighbour=chance))
+        )
+        for chance in (0.0, 0.02, 0.2)
+    }
     return Study(
         "swarm",
         "Swarms and their rates",
-        (_by_epoch("particles", particles), _by_epoch("rates, 4 particles", found)),
-        _final(particles) + _final(found),
+        (_by_epoch("particles", particles), _by_epoch("rates, 4 particles", found), _by_epoch("16 particles", drawn)),
+        _final(particles) + _final(found) + _final(drawn),
     )
 
 
@@ -301,13 +310,34 @@ def tables(clock: Clock = CLOCK) -> Study:
         findings.append(
             (f"{name}: direct, table, ns a value", f"{direct / len(t) * 1e9:.1f}, {table / len(t) * 1e9:.1f}")
         )
+    findings += _gradients(clock)
     curves = tuple(Curve(name, steps, error, DOTS) for name, error in errors.items())
     curves += (Curve("bound for wave", steps, bound, DASHES),)
     panel = Panel("linear interpolation", "step", "largest error", curves, log_x=True, log_y=True)
     return Study("tables", "Function tables", (panel,), tuple(findings))
 
 
-def _seconds(function: Callable[[Array], Array], t: Array, clock: Clock) -> float:
+def _gradients(clock: Clock) -> list[tuple[str, str]]:
+    """Difference quotients of a model's loss: direct, from tables, and with the whole model for every parameter."""
+    problem = synthetic.bumps()
+    made = {name: Model("kernel(8)", np.zeros(1), np.ones(1), tables=name == "table") for name in ("direct", "table")}
+    direct, table = (Fit(model, model.layers, problem.x, problem.y[None], error_of("rmse")) for model in made.values())
+    whole = Function(direct.values)
+    point = made["direct"].first_point(problem.x, problem.y, np.random.default_rng(0))[None]
+    exact, read, same = (each.slopes(point, DIFFERENCE)[1] for each in (direct, table, whole))
+    largest = np.abs(exact).max()
+    times = [_seconds(lambda at, own=each: own.slopes(at, DIFFERENCE), point, clock) for each in (direct, table, whole)]
+    return [
+        (
+            "gradient of kernel(8): tables from direct, of its largest slope",
+            f"{np.abs(read - exact).max() / largest:.1e}",
+        ),
+        ("the whole model for every parameter from direct", f"{np.abs(same - exact).max() / largest:.1e}"),
+        ("direct, tables, whole model, ms", ", ".join(f"{seconds * 1e3:.2f}" for seconds in times)),
+    ]
+
+
+def _seconds(function: Callable[[Array], Any], t: Array, clock: Clock) -> float:
     """The median over five samples of one call, after a first one."""
     loops = loops_for(sample([lambda: function(t)], lambda: None, 1, clock=clock).host)
     return median(sample([lambda: function(t)], lambda: None, loops, clock=clock).host for _ in range(5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any
 
 import pandas as pd
 
@@ -45,6 +44,6 @@ def contest(results: Sequence[Result]) -> Table:
 
 
 def _line(result: Result, best: bool) -> Line:
-    epochs: Any = result.epochs
-    cells = (result.contestant, number(result.error), str(result.parameters), number(epochs), number(result.seconds))
+    epochs = "-" if result.epochs is None else str(result.epochs)
+    cells = (result.contestant, number(result.error), str(result.parameters), epochs, number(result.seconds))
     return Line(cells, best)
