@@ -1,15 +1,15 @@
 """Adaptive models against a Keras network and scikit-learn's regressors: held-out error, parameters, epochs, time.
 
-Every contestant gets the same samples. The network has one hidden layer of tanh units and at least as many parameters
-as the adaptive model, as few as that takes. scikit-learn's regressors have their default sizes; its perceptron learns
-by L-BFGS, as its documentation advises for so few samples.
+Every contestant gets the same samples. Networks have one hidden layer of tanh units: one has at least as many
+parameters as the adaptive model, as few as that takes, and one has LARGE units. scikit-learn's regressors have their
+default sizes; its perceptron learns by L-BFGS, as its documentation advises for so few samples.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 ADAPTIVE = "adaptive"
 EPOCHS = 200
 BATCH = 32
+LARGE = 100
 LEARNING_RATE = 0.01
 TEST_SHARE = 0.3
 
@@ -105,7 +106,7 @@ class KerasRegressor:
 
 
 def contestants(layers: str, least_parameters: int, features: int, seed: int) -> dict[str, Regressor]:
-    """Everyone by name; the network is ours where Keras cannot compute."""
+    """Everyone by name; the networks are ours where Keras cannot compute."""
     from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
     from sklearn.kernel_ridge import KernelRidge
     from sklearn.neural_network import MLPRegressor
@@ -116,10 +117,9 @@ def contestants(layers: str, least_parameters: int, features: int, seed: int) ->
 
     units = math.ceil((least_parameters - 1) / (features + 2))
     perceptron = MLPRegressor(activation="tanh", solver="lbfgs", max_iter=EPOCHS, random_state=seed)
-    name, network = _network(units, seed)
     return {
         ADAPTIVE: AdaptiveRegressor(layers, epochs=EPOCHS, random_state=seed),
-        name: network,
+        **_networks((units, LARGE), seed),
         "random forest": RandomForestRegressor(random_state=seed),
         "gradient boosting": GradientBoostingRegressor(random_state=seed),
         "kernel ridge": make_pipeline(StandardScaler(), KernelRidge(alpha=0.01, kernel="rbf", gamma=5.0)),
@@ -127,17 +127,20 @@ def contestants(layers: str, least_parameters: int, features: int, seed: int) ->
     }
 
 
-def _network(units: int, seed: int) -> tuple[str, Regressor]:
-    """Keras' network, or our own where Keras cannot compute."""
+def _networks(sizes: Sequence[int], seed: int) -> dict[str, Regressor]:
+    """Keras' networks of so many hidden units, or our own where Keras cannot compute."""
     if registry.get("dense", "keras").missing() is None:
-        return "keras", KerasRegressor(units, seed)
+        return {f"Keras, {units} units": KerasRegressor(units, seed) for units in sizes}
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     from impls.nn.estimators import NetworkRegressor
 
-    network = NetworkRegressor(f"D({units},t)", learning_rate=LEARNING_RATE, epochs=EPOCHS, random_state=seed)
-    return "our network", make_pipeline(StandardScaler(), network)
+    plan: dict[str, Any] = {"learning_rate": LEARNING_RATE, "epochs": EPOCHS, "batch": BATCH, "random_state": seed}
+    return {
+        f"our network, {units} units": make_pipeline(StandardScaler(), NetworkRegressor(f"D({units},t)", **plan))
+        for units in sizes
+    }
 
 
 def compete(name: str, seed: int = 0, clock: Clock = CLOCK) -> Iterator[Result]:

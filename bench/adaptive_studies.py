@@ -6,9 +6,9 @@ seconds come out the same every time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +30,7 @@ Array = npt.NDArray[Any]
 
 SEEDS, FEW_SEEDS = 8, 6
 EPOCHS = 200
+ROUNDS = 9
 NOISE = 0.02
 DIFFERENCE = Rates().difference
 """How far a parameter is moved for a difference quotient."""
@@ -306,7 +307,7 @@ def tables(clock: Clock = CLOCK) -> Study:
     bound = steps**2 / 8 * (2 * np.pi) ** 2
     findings = [(f"error of {name} at {STEP:g}", f"{error[-1]:.1e}") for name, error in errors.items()]
     for name in names:
-        direct, table = (_seconds(getattr(kind, name), t, clock) for kind in (DIRECT, tabled()))
+        direct, table = _seconds([getattr(kind, name) for kind in (DIRECT, tabled())], t, clock)
         findings.append(
             (f"{name}: direct, table, ns a value", f"{direct / len(t) * 1e9:.1f}, {table / len(t) * 1e9:.1f}")
         )
@@ -320,16 +321,16 @@ def tables(clock: Clock = CLOCK) -> Study:
 def _gradients(clock: Clock) -> list[tuple[str, str]]:
     """Difference quotients of a model's loss: direct, from tables, and with the whole model for every parameter."""
     problem = synthetic.bumps()
-    made = {name: Model("kernel(8)", np.zeros(1), np.ones(1), tables=name == "table") for name in ("direct", "table")}
+    made = {name: Model("kernel(32)", np.zeros(1), np.ones(1), tables=name == "table") for name in ("direct", "table")}
     direct, table = (Fit(model, model.layers, problem.x, problem.y[None], error_of("rmse")) for model in made.values())
     whole = Function(direct.values)
     point = made["direct"].first_point(problem.x, problem.y, np.random.default_rng(0))[None]
     exact, read, same = (each.slopes(point, DIFFERENCE)[1] for each in (direct, table, whole))
     largest = np.abs(exact).max()
-    times = [_seconds(lambda at, own=each: own.slopes(at, DIFFERENCE), point, clock) for each in (direct, table, whole)]
+    times = _seconds([partial(each.slopes, step=DIFFERENCE) for each in (direct, table, whole)], point, clock)
     return [
         (
-            "gradient of kernel(8): tables from direct, of its largest slope",
+            "gradient of kernel(32): tables from direct, of its largest slope",
             f"{np.abs(read - exact).max() / largest:.1e}",
         ),
         ("the whole model for every parameter from direct", f"{np.abs(same - exact).max() / largest:.1e}"),
@@ -337,10 +338,18 @@ def _gradients(clock: Clock) -> list[tuple[str, str]]:
     ]
 
 
-def _seconds(function: Callable[[Array], Any], t: Array, clock: Clock) -> float:
-    """The median over five samples of one call, after a first one."""
-    loops = loops_for(sample([lambda: function(t)], lambda: None, 1, clock=clock).host)
-    return median(sample([lambda: function(t)], lambda: None, loops, clock=clock).host for _ in range(5))
+def _seconds(functions: Sequence[Callable[[Array], Any]], t: Array, clock: Clock) -> list[float]:
+    """Of each function's calls the fastest of ROUNDS samples, taken in turns: other work is not in it."""
+    calls = [[partial(function, t)] for function in functions]
+    loops = [loops_for(sample(call, _done, 1, clock=clock).host) for call in calls]
+    rounds = [
+        [sample(call, _done, n, clock=clock).host for call, n in zip(calls, loops, strict=True)] for _ in range(ROUNDS)
+    ]
+    return [min(samples) for samples in zip(*rounds, strict=True)]
+
+
+def _done() -> None:
+    """There is nothing to wait for: calls return when they are done."""
 
 
 def confidence() -> Study:

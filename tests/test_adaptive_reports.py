@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from sklearn.kernel_ridge import KernelRidge
 
-from bench.adaptive import ADAPTIVE, PROBLEMS, Result, compete, contestants
+from bench.adaptive import ADAPTIVE, LARGE, PROBLEMS, Result, compete, contestants
 from bench.adaptive_studies import BARS, DASHES, DOTS, LINE, STUDIES, Curve, Panel, Study
 from bench.cli import main
 from impls import registry
@@ -53,15 +51,16 @@ def test_the_contest_gives_the_network_at_least_as_many_parameters(monkeypatch, 
     """Ours where Keras cannot compute; not a unit more than that takes."""
     monkeypatch.setattr(type(registry.get("dense", "keras")), "missing", lambda self: "it is not here")
     found = contestants("kernel(3)", least, features, 0)
-    units = int(found["our network"][-1].structure.removeprefix("D(").removesuffix(",t)"))
+    units, large = (int(name.split()[2]) for name in found if name.startswith("our network"))
+    assert found[f"our network, {units} units"][-1].structure == f"D({units},t)"
+    assert large == LARGE > units
     assert (units - 1) * (features + 2) + 1 < least <= units * (features + 2) + 1
-    assert math.prod(found["MLP"][-1].hidden_layer_sizes) > units
 
 
 def test_every_contestant_gets_its_figures(monkeypatch):
     """Timed by the clock that is given; the network is left out here."""
     monkeypatch.setattr("bench.adaptive.EPOCHS", 2)
-    monkeypatch.setattr("bench.adaptive._network", lambda units, seed: ("dummy", KernelRidge()))
+    monkeypatch.setattr("bench.adaptive._networks", lambda sizes, seed: {"dummy": KernelRidge()})
     ticks = iter(range(100))
     found = {r.contestant: r for r in compete("bumps in 1 dimension", clock=lambda: float(next(ticks)))}
     assert found[ADAPTIVE].parameters == 9
