@@ -28,7 +28,7 @@ from impls.nn.adaptive.watermark import fewest_matches, tail
 
 Array = npt.NDArray[Any]
 
-SEEDS, FEW_SEEDS = 8, 6
+SEEDS, FEW_SEEDS, ROUGH_LOSSES = 8, 6, 40
 EPOCHS = 200
 ROUNDS = 9
 NOISE = 0.02
@@ -130,7 +130,8 @@ def ghosts() -> Study:
     """Redundant parameters: the response is found, they are not; and a watermark in them."""
     problem = synthetic.bumps()
     fits = [
-        AdaptiveRegressor("kernel(3)", ghosts=True, amplitude=8, particles=32, random_state=seed) for seed in (1, 2)
+        AdaptiveRegressor("kernel(3)", epochs=2 * EPOCHS, ghosts=True, amplitude=8, particles=32, random_state=seed)
+        for seed in (1, 2)
     ]
     first, second = (each.fit(problem.x, problem.y) for each in fits)
     apart = np.abs(first.predict(problem.x) - second.predict(problem.x)).max() / problem.y.std()
@@ -221,7 +222,7 @@ def temperature() -> Study:
     values, shares = {}, {}
     for own in temperatures:
         rates = Rates(rate=0.02, difference=0.02, by_axis=False, temperature=own, cooling=0.97)
-        runs = [_rough(seed, rates, epochs) for seed in range(40)]
+        runs = [_rough(seed, rates, epochs) for seed in range(ROUGH_LOSSES)]
         values[own] = np.median([run.values for run in runs], axis=0)
         shares[own] = np.mean([run.uphill for run in runs], axis=0)
     turns = np.arange(1, epochs + 1)
@@ -232,7 +233,7 @@ def temperature() -> Study:
         "Decaying entropy",
         (
             Panel(
-                "median over 40 Brownian losses",
+                f"median over {ROUGH_LOSSES} Brownian losses",
                 "epoch",
                 "best loss so far",
                 tuple(Curve(f"temperature {own:g}", turns, value) for own, value in values.items()),

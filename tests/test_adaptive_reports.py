@@ -7,11 +7,13 @@ import pytest
 from click.testing import CliRunner
 from sklearn.kernel_ridge import KernelRidge
 
+from bench import adaptive_network, adaptive_studies
 from bench.adaptive import ADAPTIVE, LARGE, PROBLEMS, Result, compete, contestants
-from bench.adaptive_studies import BARS, DASHES, DOTS, LINE, STUDIES, Curve, Panel, Study
+from bench.adaptive_studies import BARS, DASHES, DOTS, LINE, Curve, Panel, Study
 from bench.cli import main
 from impls import registry
 from reports import adaptive_tables
+from reports.adaptive_folder import STUDIES
 from reports.adaptive_plots import figure
 from reports.formats import markdown_table
 
@@ -74,6 +76,21 @@ def test_every_contestant_gets_its_figures(monkeypatch):
 def test_every_problem_of_the_contest_can_be_made():
     for make, _ in PROBLEMS.values():
         assert len(make().y) >= 400
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_a_figure_and_findings_of_different_names(monkeypatch, name):
+    """In two epochs and over one seed: what a study is made of is there, whatever it finds."""
+    for module in (adaptive_network, adaptive_studies):
+        monkeypatch.setattr(module, "EPOCHS", 2)
+        monkeypatch.setattr(module, "SEEDS", 1)
+    monkeypatch.setattr(adaptive_studies, "FEW_SEEDS", 1)
+    monkeypatch.setattr(adaptive_studies, "ROUGH_LOSSES", 2)
+    study = STUDIES[name]()
+    assert study.name == name
+    assert len(figure(study).axes) == len(study.panels) > 0
+    names = [what for what, _ in study.findings]
+    assert len(set(names)) == len(names) > 0
 
 
 @pytest.mark.parametrize("name", ["normalisation"])

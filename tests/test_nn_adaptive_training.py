@@ -138,12 +138,13 @@ def test_settings_that_cannot_be_together_are_named(settings, words):
     [
         ("1x1x2->F();D(2)", {}, "one linear unit"),
         ("1x1x2->F();D(1,t)", {}, "one linear unit"),
+        ("1x1x2->C(1,1);F()", {}, "one linear unit"),
         (REGRESSION, {EVERY: Options(l2_kernel=0.1)}, "penalties exclude"),
         (REGRESSION, {"d2": Options(trainable=False)}, "the layer d2; it must be trainable"),
     ],
 )
 def test_a_network_that_cannot_be_equalised_is_refused_with_the_reason(text, options, words):
     network = Network(text, options=options)
-    data = Data(lifted().x, np.zeros((150, *network.output_shape), np.float32))
+    data = Data(*(np.zeros((9, *shape), np.float32) for shape in (network.image_shape, network.output_shape)))
     with pytest.raises(SpecError, match=words):
         Trainer(network, data, Settings(loss=MSE, equalise=True))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from impls.nn.adaptive.equalisation import ScaleLocation, equalising, least_squares
 from impls.nn.network import Network
+from impls.nn.structure import Dense
 from impls.specs import SpecError
 
 Array = npt.NDArray[Any]
@@ -27,7 +28,7 @@ class Response:
 
     def __init__(self, network: Network, y: Array) -> None:
         """``y`` is kept, never written to."""
-        if network.output_shape != (1,) or network.activation != "linear":
+        if network.steps[-1].layer != Dense(1):
             raise SpecError(f"equalise takes a network that ends in one linear unit, D(1); this is {network.structure}")
         if any(parameter.l1 or parameter.l2 for parameter in network.parameters):
             raise SpecError("equalise and penalties exclude each other: their weights have no unit that stays")

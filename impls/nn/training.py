@@ -174,8 +174,8 @@ class Trainer:
         order = self._rng.permutation(len(self.data)) if self.settings.shuffle else np.arange(len(self.data))
         record = self.train(batches(order, self.settings))
         if self.validation is not None:
-            asked = Data(self.validation.x, self.learned(self.validation.targets))
-            found = evaluate(self.network, asked, self.settings.loss, self.settings.batch)
+            judged = Data(self.validation.x, self.learned(self.validation.targets))
+            found = evaluate(self.network, judged, self.settings.loss, self.settings.batch)
             record |= {f"val_{name}": value for name, value in found.items()}
         if self.response is not None:
             record = {name: self.response.in_unit_of_y(value) for name, value in record.items()}

@@ -78,9 +78,9 @@ class AdaptiveLoss:
 
     def watch(self, value: float, left: float) -> bool:
         """Note an epoch's value, the share ``left`` of all epochs being to come; whether the loss changes."""
-        is_lower = value < self._best * (1 - self.min_fall)
-        self._waited = 0 if is_lower else self._waited + 1
-        self._best = min(self._best, value) if is_lower else self._best
+        self._waited += 1
+        if value < self._best * (1 - self.min_fall):
+            self._best, self._waited = value, 0
         if self._number == len(self.names) - 1 or (self._waited < self.patience and left > 0.25):
             return False
         self._number = self._number + 1 if left > 0.25 else len(self.names) - 1
