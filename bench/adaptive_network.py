@@ -100,9 +100,9 @@ def _errors(
     return np.array([record["val_loss"] for record in history])
 
 
-def _median(label: str, found: Sequence[Sequence[float] | Array], look: str = LINE) -> Curve:
+def _median(label: str, found: Sequence[npt.ArrayLike], look: str = LINE) -> Curve:
     """The median over the seeds of what was found epoch by epoch (seeds, epochs)."""
-    middle = np.median(found, axis=0)
+    middle = np.median(np.asarray(found), axis=0)
     return Curve(label, np.arange(1, len(middle) + 1), middle, look)
 
 
