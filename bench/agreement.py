@@ -57,7 +57,10 @@ LOSS = "categorical_crossentropy"
 
 @dataclass(frozen=True, slots=True)
 class GradientRow:
-    """The gradient of one kernel or bias: relative distances to float64 at every step, ours and Keras'."""
+    """The gradient of a kernel, a bias, ...: relative distances to float64 at every step, ours and Keras'.
+
+    Of a moving average, which has no gradient, its values after the step.
+    """
 
     model: str
     parameter: str
@@ -154,7 +157,7 @@ def agreement(
         if taken.cut.any() or not _same_branches(network, outputs, taken.outputs):
             exact_keras = truth.gradients(moment, number, x, targets, taken.outputs, taken.cut)
         for parameter, found in distances.items():
-            mine, theirs = ours[parameter], taken.gradients[parameter]
+            mine, theirs = ours[parameter], taken.gradients.get(parameter, taken.after.weights[parameter])
             found.append((relative(mine, exact[parameter]), relative(theirs, exact_keras[parameter])))
         updates.append(_update(trainer, moment, taken))
         free_losses.append(free.step(chosen)[0])
@@ -324,14 +327,16 @@ def _our_gradients(trainer: Trainer, x: Array, targets: Array) -> tuple[Outputs,
 def _update(trainer: Trainer, moment: Moment, taken: TwinStep) -> float:
     """Our optimizer's step with Keras' gradient, from its weights and state: the difference in ulps."""
     network, optimizer = trainer.network, trainer.settings.optimizer
-    for parameter in network.parameters:
+    learning = [parameter for parameter in network.parameters if parameter.trainable]
+    for parameter in learning:
         parameter.of(network.gradients)[...] = taken.gradients[parameter.name]
     trainer.update()
-    return max(update_ulps(optimizer, moment, taken.after, p, p.of(network.weights)) for p in network.parameters)
+    return max(update_ulps(optimizer, moment, taken.after, p, p.of(network.weights)) for p in learning)
 
 
 def _named_gradients(network: Network) -> dict[str, Array]:
-    return {parameter.name: parameter.of(network.gradients).copy() for parameter in network.parameters}
+    """By parameter name after a backward pass; of what has no gradient, the values that it was moved to."""
+    return {p.name: p.of(network.gradients if p.trainable else network.weights).copy() for p in network.parameters}
 
 
 def _copy(network: Network, dtype: str = "float32") -> Network:

@@ -26,8 +26,12 @@ CUDA = "cuda"
 
 GBYTES = "GB/s"
 GFLOPS = "GFLOP/s"
-RATES = (GBYTES, GFLOPS)
+MHZ = "MHz"
+RATES = (GBYTES, GFLOPS, MHZ)
 """Of these units more is better; all others are of time."""
+
+READ, WRITE, COPY = "read", "write", "copy"
+"""Ways to go through a memory."""
 
 WITH_PRODUCTS = ("conv2d", "dense")
 """Operations of products; how many operations pooling takes depends on how windows share them."""
@@ -42,7 +46,7 @@ to each side without being noisy, so that neither the row's nor the ceiling's no
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """A figure of the machine: every sample, one from each round. Rates in 10^9 per second, times as the unit says."""
+    """A figure of the machine: every sample, one from each round, in its unit."""
 
     name: str
     unit: str
@@ -56,6 +60,10 @@ class Ceiling:
     """Bytes that the levels before this one hold."""
     touched: int | None = None
     """Bytes that were gone through, all threads together."""
+    way: str = ""
+    """How a device went through a level: READ, WRITE or COPY, which does both and counts both."""
+    arithmetic: str = FLOAT32
+    """Of a rate of operations."""
 
     @property
     def is_rate(self) -> bool:
@@ -126,9 +134,11 @@ def fastest_by_level(ceilings: Iterable[Ceiling]) -> dict[str, Ceiling]:
     return best
 
 
-def fastest_compute(ceilings: Iterable[Ceiling]) -> Ceiling | None:
-    """The highest rate of operations, or None."""
-    return max((c for c in ceilings if c.unit == GFLOPS), key=lambda c: c.value, default=None)
+def fastest_compute(ceilings: Iterable[Ceiling], arithmetic: str = FLOAT32) -> Ceiling | None:
+    """The highest rate of operations in this arithmetic, or in float32 where its own was not measured; or None."""
+    rates = [c for c in ceilings if c.unit == GFLOPS]
+    own = [c for c in rates if c.arithmetic == arithmetic] or [c for c in rates if c.arithmetic == FLOAT32]
+    return max(own, key=lambda c: c.value, default=None)
 
 
 def in_words(ceilings: Sequence[Ceiling]) -> str:
@@ -150,9 +160,20 @@ def bound_by_bytes(case: Case, direction: str, ceilings: Iterable[Ceiling], *, c
     )
 
 
-def bound_by_flops(case: Case, ceilings: Iterable[Ceiling]) -> Bound | None:
+def bound_one_way(case: Case, direction: str, ceilings: Iterable[Ceiling]) -> Bound | None:
+    """By moving the inputs at the rate of reading alone, or the outputs at that of writing alone. None without either.
+
+    Weaker than ``bound_by_bytes``, and never wrong where a memory reads and writes at the same time. A level counts
+    that has caches before it: through them all bytes of a call go, but at which rate at most no kernel of ours proves.
+    """
+    counts = {READ: case.least_reads(direction), WRITE: case.least_writes(direction)}
+    limits = (c for c in ceilings if c.way in counts and c.beyond)
+    return longer(*(Bound(max(counts[c.way] - c.beyond, 0) / c.value / 1e9, c) for c in limits))
+
+
+def bound_by_flops(case: Case, ceilings: Iterable[Ceiling], arithmetic: str = FLOAT32) -> Bound | None:
     """By doing every operation. None without a rate of operations."""
-    best = fastest_compute(ceilings)
+    best = fastest_compute(ceilings, arithmetic)
     return Bound(case.spec.flops / best.value / 1e9, best) if best else None
 
 
@@ -161,33 +182,34 @@ def longer(*bounds: Bound | None) -> Bound | None:
     return max((b for b in bounds if b is not None), key=lambda b: b.seconds, default=None)
 
 
-def binding(case: Case, direction: str, limits: Iterable[Ceiling]) -> Bound | None:
+def binding(case: Case, direction: str, limits: Iterable[Ceiling], arithmetic: str = FLOAT32) -> Bound | None:
     """What binds a problem among these ceilings, by bytes or by operations; None where nothing was measured."""
     limits = tuple(limits)
-    return longer(bound_by_bytes(case, direction, limits), bound_by_flops(case, limits))
+    return longer(bound_by_bytes(case, direction, limits), bound_by_flops(case, limits, arithmetic))
 
 
 def judged(row: Row, ceilings: Sequence[Ceiling], threads: int) -> Row:
     """A timed row with its fraction of the ceiling that binds it; IMPOSSIBLE beyond one that it must obey.
 
     ``ceilings``: of the same run; ``threads``: what the run gave the row. Without ceilings of its device it stays as it
-    is. An algorithm with fewer operations is not held to a rate of operations, nor is a device to float32's where it
-    computes in another arithmetic, nor a competitor, whose library chooses what runs: their fraction is an effective
-    one, and may exceed 1. A device is not held to bytes: its memory's rate is that of copies alone, and reading or
-    writing alone may be faster. What is impossible has no speed-ups: they would go into means.
+    is. An algorithm with fewer operations is not held to a rate of operations, nor is a device that computes on tensor
+    cores, of which a product's rate proves no limit, nor a competitor, whose library chooses what runs: their fraction
+    is an effective one, and may exceed 1. A device is held to its memory one way: it reads and writes at the same time,
+    at no rate that copies tell. What is impossible has no speed-ups: they would go into means.
     """
     limits = in_force(ceilings, row.device, threads)
     if row.status not in TIMED or row.median_s is None or row.high_s is None:
         return row
     case = parse_case(f"{row.op}:{row.spec}")
-    bound = binding(case, row.direction, limits)
+    bound = binding(case, row.direction, limits, row.arithmetic)
     if bound is None:
         return row
+    by_bytes = bound_by_bytes if row.device == CPU else bound_one_way
     shortest = (1 + MARGIN) * row.high_s
     row = replace(row, fraction=bound.seconds / row.median_s, binding=str(bound))
     must_obey = longer(
         bound_by_flops(case, limits) if _computes_all(row) else None,
-        bound_by_bytes(case, row.direction, limits) if row.device == CPU else None,
+        by_bytes(case, row.direction, limits),
     )
     if must_obey is None or must_obey.seconds <= shortest:
         return row

@@ -37,6 +37,7 @@ PROFILE_OPTIONS = (
 Command = Callable[..., Any]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Group(click.Group):
@@ -67,8 +68,10 @@ def _exit_status(error: Exception) -> int | None:
         ("bench.keras_model", "ModelError", 2),
         ("bench.nvml", "DeviceError", 2),
         ("bench.ceilings", "ProfileError", 2),
+        ("bench.optuna_study", "TuneError", 2),
         ("bench.results", "Failure", 1),
         ("bench.sources", "SourceError", 2),
+        ("impls.nn.training", "TrainingError", 1),
         ("datasets", "DatasetError", 1),
     )
     for module, name, status in loaded:
@@ -418,9 +421,16 @@ def _show(shown: Report, form: str) -> None:
     metavar="ID|DATASET[:N]|all",
     help="The paper's: by number, by data set (olivetti, mnist, cifar10), or all; may be repeated.",
 )
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    metavar="NAME",
+    help="A perceptron: mlp-housing, mlp-titanic[-sgd|-adam], mlp-mnist; may be repeated. See docs/mlp.md.",
+)
 @click.option("--dataset", help="Train --structure on this data set.  [default: digits, without --experiment]")
 @click.option("--structure", metavar="TEXT", help='For example "C(3,8,r);M(2);F();D(10,sm);".')
-@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published: 100; 10 of --dataset]")
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: as published; 10 of --dataset]")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in a batch.  [default: as published; 32]")
 @click.option("--batches", type=click.IntRange(min=1), help="Batches in an epoch, in place of --batch.")
 @click.option(
@@ -428,8 +438,20 @@ def _show(shown: Report, form: str) -> None:
 )
 @click.option("--repetitions", type=click.IntRange(min=1), help="[default: as published: 10 of olivetti; 1]")
 @click.option(
-    "--impl", "implementations", multiple=True, metavar="NAME", help="Who computes our layers.  [default: auto]"
+    "--impl",
+    "implementations",
+    multiple=True,
+    metavar="NAME",
+    help="Who computes our layers; or plain, cupy, cupy_copies.  [default: auto; of a preset several]",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="cuda: Keras on the GPU, and of a preset the plain perceptron on CuPy.",
+)
+@click.option("--break-even", is_flag=True, help="Time some steps at several batch sizes: from which on does who pay?")
 @click.option(
     "--against", default="keras", show_default=True, help="keras, keras:BACKEND, torch, joined by commas; or none."
 )
@@ -461,10 +483,13 @@ def train(
     ctx: click.Context,
     /,
     names: tuple[str, ...],
+    presets: tuple[str, ...],
     dataset: str | None,
     structure: str | None,
     repetitions: int | None,
     implementations: tuple[str, ...],
+    device: str,
+    break_even: bool,
     against: str,
     as_published: bool,
     margin: float,
@@ -481,14 +506,14 @@ def train(
 ) -> None:
     """Train the same network with ours and with others, in turns: time, accuracy, loss, and whether they agree.
 
-    Without --experiment: a small network on the bundled digits. All start from the same weights and get the same
-    batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
+    Without --experiment and --preset: a small network on the bundled digits. All start from the same weights and get
+    the same batches. A repetition is stored when it is finished; --resume goes on after Ctrl-C.
 
     With --profile: per layer and direction of a training step its time, share, GFLOP/s, and what computed it. A
     structure that says the shape of its images (32x32x3->...) needs no data set then.
     """
-    if names and (dataset or structure):
-        raise click.UsageError("give --experiment, or --dataset and --structure, not both")
+    if sum(map(bool, (names, presets, dataset or structure))) > 1:
+        raise click.UsageError("give --experiment, --preset, or --dataset and --structure, not both")
     if profile:
         _require_only(ctx, "profile", PROFILE_OPTIONS)
         _profile(names, dataset, structure, how, implementations or ("auto",), threads, first, csv_path, plots)
@@ -497,15 +522,19 @@ def train(
         raise click.UsageError("--first goes with --profile")
     from bench.contest import Contest, check, entrants, missing
     from bench.machine import usable_cores
+    from bench.presets import CONTESTANTS, ON_CUDA
     from bench.progress import of_repetition
     from bench.results import TRAINING
     from bench.store import Store
     from reports import contests, formats, training_folder
 
-    chosen = _experiments(names, dataset, structure, how)
+    chosen = _experiments(names, presets, dataset, structure, how, break_even)
     wanted = [(each, number) for each in chosen for number in range(repetitions or each.repetitions)]
     wished = _new_run(TRAINING, threads, seed, None)
-    taking_part = entrants(implementations, against.split(","), threads or usable_cores(), as_published)
+    if presets and not implementations:
+        implementations = (*CONTESTANTS, *(ON_CUDA if device == "cuda" else ()))
+    cores = threads or usable_cores()
+    taking_part = entrants(implementations, against.split(","), cores, as_published, device == "cuda")
     check(chosen, taking_part)
     store = Store(db)
     current = _latest_like(store, wished) if resume else store.start(wished)
@@ -543,6 +572,102 @@ def train(
         ctx.exit(130)
     if any(row.status not in ("OK", "UNAVAILABLE") and not row.competitor for row in rows):
         ctx.exit(1)
+
+
+@main.command("study")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--dataset", default="digits", show_default=True, help="Any with classes.")
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: the study's own]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and split.")
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("-o", "--output", type=_FOLDER, help="Write figures, tables and every epoch there.")
+def study_command(
+    names: tuple[str, ...], dataset: str, epochs: int | None, seed: int, threads: int | None, output: Path | None
+) -> None:
+    """What one choice does to training: initializers, signals, dropout, clipping, stopping, range, schedules, ...
+
+    All of them without NAME. One thing is varied, the rest stays at a baseline, and a part of the training data that is
+    held out judges; the test data are not looked at.
+    """
+    from bench.holdout import hold_out
+    from bench.machine import usable_cores
+    from bench.profile_training import threads as with_threads
+    from bench.watching import of_study
+    from reports import formats, study_folder
+
+    chosen = study_folder.known(names)
+    data = hold_out(dataset, seed)
+    with with_threads(threads or usable_cores()):
+        for name in chosen:
+            with of_study(_console(stderr=True), name) as watch:
+                found = study_folder.conduct(name, data, epochs, seed, watch)
+            formats.show(found.report, _console())
+            for path in study_folder.write(output, found) if output else ():
+                click.echo(path)
+
+
+@main.command("tune")
+@click.option("--dataset", default="digits", show_default=True, help="Any with classes.")
+@click.option("--objective", default="accuracy", show_default=True, help="accuracy, loss, or time: to accuracy.")
+@click.option("--trials", type=click.IntRange(min=1), default=100, show_default=True, help="In all, over all sittings.")
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Of a trial, at most.")
+@click.option("--activation", default="relu", show_default=True, help="Of the hidden layers.")
+@click.option("--optimizer", default="adam", show_default=True, help="sgd, adam, rmsprop, ...")
+@click.option(
+    "--storage",
+    default="sqlite:///layerbench-tune.sqlite",
+    show_default=True,
+    help="SQLAlchemy URL, or journal:FILE; several processes may share one.",
+)
+@click.option("--name", default="", help="Of the study.  [default: DATASET-OBJECTIVE]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
+@click.option("--threads", type=click.IntRange(min=1), help="For every thread pool.  [default: all usable cores]")
+@click.option("-o", "--output", type=_FOLDER, help="Write networks, figures, tables and every trial there.")
+@click.pass_context
+def tune_command(
+    ctx: click.Context,
+    /,
+    trials: int,
+    storage: str,
+    name: str,
+    threads: int | None,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Search for layers, widths, dropout, rate, weights, clipping and batch with Optuna; a validation part judges.
+
+    The same command goes on with a study that was interrupted, and works on one together with others. The best network
+    is trained once more, and again on all training data; only that last one meets the test data.
+    """
+    from dataclasses import replace
+
+    from bench.holdout import hold_out
+    from bench.machine import describe, usable_cores
+    from bench.optuna_study import OptunaStudy
+    from bench.profile_training import threads as with_threads
+    from bench.tuning import OBJECTIVES, Search, Space, finish, implementations
+    from bench.watching import of_search
+    from reports import formats, tune_folder
+
+    pools = threads or usable_cores()
+    search, space = Search(**options), Space()
+    if OBJECTIVES[search.objective].timed:
+        search = replace(search, place=f"machine {describe()['id']}, threads: {pools}")
+        space = Space(implementations=implementations())
+    study = OptunaStudy(search, space, storage, name)
+    data = hold_out(search.dataset, search.seed)
+    with with_threads(pools):
+        try:
+            with of_search(_console(stderr=True), study, trials) as watch:
+                study.run(data, trials, watch)
+        except KeyboardInterrupt:
+            click.echo(f"stopped: {study.finished} trials are kept; go on with the same command", err=True)
+            ctx.exit(130)
+        chosen = finish(search, study.best(), data)
+    found = tune_folder.Found.of(study, chosen)
+    formats.show(found.report, _console())
+    for path in tune_folder.write(output, found) if output else ():
+        click.echo(path)
 
 
 @main.command("auto")
@@ -884,21 +1009,33 @@ def _latest_like(store: Store, wished: Run) -> Run:
 
 
 def _experiments(
-    names: tuple[str, ...], dataset: str | None, structure: str | None, how: dict[str, int | None]
+    names: tuple[str, ...],
+    presets: tuple[str, ...],
+    dataset: str | None,
+    structure: str | None,
+    how: dict[str, int | None],
+    break_even: bool,
 ) -> list[Experiment]:
     """What is to be trained, with the options that were given in place of its own. Raises SpecError."""
     from dataclasses import replace
 
-    from bench.experiments import own, select
+    from bench.experiments import images, own, select
+    from bench.presets import select as select_presets
+    from bench.presets import sweep
     from impls import SpecError
 
     if how["batch"] and how["batches"]:
         raise SpecError("give --batch or --batches, not both")
+    if break_even and (how["batch"] or how["batches"] or how["epochs"]):
+        raise SpecError("--break-even chooses batches and lengths itself: give no --batch, --batches or --epochs")
     changes: dict[str, Any] = {name: value for name, value in how.items() if value}
     if how["batch"]:
         changes["batches"] = None
-    chosen = select(names) if names else (own(dataset or "digits", structure),)
-    return [replace(experiment, **changes) for experiment in chosen]
+    chosen = select(names) or select_presets(presets) or (own(dataset or "digits", structure),)
+    changed = [replace(experiment, **changes) for experiment in chosen]
+    if not break_even:
+        return changed
+    return [part for each in changed for part in sweep(each, len(images(each.dataset, 0)[0].x_train))]
 
 
 def _require_only(ctx: click.Context, option: str, allowed: Iterable[str]) -> None:

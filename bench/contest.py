@@ -2,14 +2,14 @@
 
 Every contestant is a process of its own. All have the same data, the same initial weights, and the same batches in the
 same order; in each turn every contestant trains once, in shuffled order, while the others stand still. What a
-contestant has learned is judged here, in one way for all, by the probabilities that it gives for the test images.
+contestant has learned is judged here, in one way for all, by the answers that it gives to the test data.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 import datasets
 from bench import experiments, machine, pool
-from bench.contestant import KERAS, OURS, TORCH
-from bench.experiments import Experiment, Turn
+from bench.contestant import KERAS, OURS, PLAIN, TORCH
+from bench.experiments import OF_CLASSES, OF_NUMBERS, OF_TWO, Experiment, Turn
 from bench.results import Failure, Training
 from bench.shared_folders import SharedFolder
-from impls.competitors.keras import BACKENDS
+from impls.competitors.keras import BACKENDS, backend_name
 from impls.nn.losses import EPSILON
-from impls.nn.network import Network
+from impls.nn.network import EVERY, Network, Options
+from impls.nn.optimizers import described
 from impls.nn.saving import save
 from impls.specs import SpecError
 
@@ -37,10 +38,20 @@ TURN_SECONDS = 600.0
 """A turn at the least; more where the first step tells of a longer one."""
 TURN_FACTOR = 10.0
 
+FEW = 8
+"""Parameters up to which a network's are kept in its row."""
+
 PUBLISHED_BETA_2 = 0.9
 PUBLISHED_SETTINGS = {"TF_DETERMINISTIC_OPS": "1"}
 """What the paper's Keras was run with, on one thread."""
 AS_PUBLISHED = " as published"
+
+PLAIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {"library": "numpy"},
+    "cupy": {"library": "cupy"},
+    "cupy_copies": {"library": "cupy", "copies": True},
+}
+"""The straightforward perceptron: on NumPy's arrays, on CuPy's, and with every batch copied to the device."""
 
 Progress = Callable[[Sequence[Training], Turn], None]
 """Called after each turn with the rows of all contestants as they stand."""
@@ -58,24 +69,38 @@ class Entrant:
 
 
 def entrants(
-    implementations: Sequence[str], against: Sequence[str], threads: int, as_published: bool = False
+    implementations: Sequence[str],
+    against: Sequence[str],
+    threads: int,
+    as_published: bool = False,
+    on_cuda: bool = False,
 ) -> tuple[Entrant, ...]:
     """Ours, once for each implementation, then the others: keras, keras:BACKEND, torch. ``none`` is nobody.
 
-    Raises SpecError for an unknown one, listing those that there are. ``as_published``: Keras with the paper's Adam
-    (beta_2 0.9), deterministic, on one thread.
+    ``as_published``: Keras with the paper's Adam (beta_2 0.9), deterministic, on one thread. ``on_cuda``: Keras on the
+    GPU. Implementations may be PLAIN_OPTIONS. Raises SpecError for an unknown competitor, listing those that there are,
+    and for what is on the CPU only where ``on_cuda`` is asked for.
     """
+    if on_cuda and as_published:
+        raise SpecError("--as-published is Keras on the CPU: leave out --device cuda")
     found = [
-        Entrant(OURS if name == "auto" else f"{OURS}:{name}", OURS, threads, {"implementation": name})
+        Entrant(name, PLAIN, threads, PLAIN_OPTIONS[name])
+        if name in PLAIN_OPTIONS
+        else Entrant(OURS if name == "auto" else f"{OURS}:{name}", OURS, threads, {"implementation": name})
         for name in implementations or ("auto",)
     ]
     known = (KERAS, *(f"{KERAS}:{backend}" for backend in BACKENDS), TORCH, "none")
     for name in against:
         if name not in known:
             raise SpecError(f"unknown competitor {name!r}; known: {', '.join(known)}")
+        if on_cuda and name == TORCH:
+            raise SpecError("torch trains on the CPU only: leave it, or --device cuda, out")
         kind, _, backend = name.partition(":")
         settings = {"KERAS_BACKEND": backend} if backend else {}
-        if kind == KERAS and as_published:
+        if kind == KERAS and on_cuda:
+            settings["KERAS_BACKEND"] = backend = backend or backend_name()
+            found.append(Entrant(f"{name} cuda", f"{KERAS}_{backend}_cuda", threads, {}, settings))
+        elif kind == KERAS and as_published:
             settings |= PUBLISHED_SETTINGS
             found.append(Entrant(name + AS_PUBLISHED, kind, 1, {"beta_2": PUBLISHED_BETA_2}, settings))
         elif kind != "none":
@@ -110,15 +135,20 @@ class _Runner:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a contestant has learned: its row, the data, its answers (test samples, classes), and its network.
+    """What a contestant has learned: its row, the data, its answers (test samples, units), and its network.
 
     ``network`` is one for all contestants of a repetition: it holds these weights until the next ones are asked for.
     """
 
     row: Training
     split: datasets.Split
-    probabilities: Array
+    answers: Array
     network: Network
+
+    @property
+    def labels(self) -> Array:
+        """The classes that it takes the test samples for. Only where there are classes."""
+        return labels_of(self.answers)
 
     def save(self, folder: Path) -> Path:
         """Save the network as impls.nn.saving does, whoever trained it; returns the file."""
@@ -156,9 +186,10 @@ class Contest:
         What ``check`` refuses fails here, in every contestant.
         """
         self._data = None  # the memory of the repetition before
-        split, classes, _ = experiments.images(experiment.dataset, repetition)
-        network = Network(experiment.structure, experiment.image_shape, seed=self.seed + repetition)
-        self._share(split, classes, network)
+        split, classes, _ = experiments.images(experiment.dataset, repetition, experiment.scaling)
+        options = {EVERY: Options(initializer=experiment.initializer)}
+        network = Network(experiment.structure, experiment.image_shape, options=options, seed=self.seed + repetition)
+        self._share(split, experiments.targets(experiment.loss, split.y_train, classes), network)
         self._data = split, network
         self._runners = [_Runner(entrant, _row(experiment, repetition, entrant)) for entrant in self.entrants]
         runners = self._runners
@@ -175,7 +206,7 @@ class Contest:
             if progress:
                 progress([runner.row for runner in runners], turn)
         for runner in runners:
-            self._judge(runner, split.y_test)
+            self._judge(runner, split.y_test, experiment.loss, network)
         return [runner.row for runner in runners]
 
     def learned(self) -> Iterator[Learned]:
@@ -184,13 +215,11 @@ class Contest:
         for runner in self._runners:
             if self._data and runner.answers is not None and self._asked_for(runner, "weights", path):
                 split, network = self._data
-                with np.load(path, allow_pickle=False) as stored:
-                    network.load_weights(dict(stored))
+                _fill(network, path)
                 yield Learned(runner.row, split, runner.answers, network)
 
-    def _share(self, split: Any, classes: int, network: Network) -> None:
+    def _share(self, split: datasets.Split, targets: Array, network: Network) -> None:
         """Put the arrays where every contestant maps them; what it has mapped before stays as it was."""
-        targets = np.eye(classes, dtype=np.float32)[split.y_train]
         for name, array in (("x_train", split.x_train), ("t_train", targets), ("x_test", split.x_test)):
             path = self._folder / f"{name}.npy"
             path.unlink(missing_ok=True)
@@ -238,18 +267,16 @@ class Contest:
             structure=str(experiment.structure),
             image_shape=list(experiment.image_shape),
             folder=str(self._folder),
-            learning_rate=experiment.learning_rate,
-            batch=experiment.batch,
-            batches=experiment.batches,
+            settings=experiments.to_plain(experiment.settings),
             seed=self.seed + repetition,
         )
         if answer:
             runner.row = replace(runner.row, **answer)
 
     def _train(self, runner: _Runner, turn: Turn) -> None:
-        row, count = runner.row, turn.last - turn.first
+        row, count = runner.row, turn.epochs * (turn.last - turn.first)
         limit = TURN_SECONDS + TURN_FACTOR * count * (row.first_step_s or 0.0)
-        answer = self._ask(runner, "train", limit, epoch=turn.epoch, first=turn.first, last=turn.last)
+        answer = self._ask(runner, "train", limit, **asdict(turn))
         if answer:
             runner.row = replace(
                 row,
@@ -260,13 +287,18 @@ class Contest:
                 peak_bytes=answer["peak_bytes"],
             )
 
-    def _judge(self, runner: _Runner, labels: Array) -> None:
+    def _judge(self, runner: _Runner, y: Array, loss: str, network: Network) -> None:
         path = self._folder / "answers.npy"
         if not runner.is_running or not self._asked_for(runner, "answer", path):
             return
         runner.answers = np.load(path)
-        accuracy, loss = judged(runner.answers, labels)
-        runner.row = replace(runner.row, test_accuracy=accuracy, test_loss=loss, test_samples=len(labels))
+        accuracy, value = judged(runner.answers, y, loss)
+        runner.row = replace(runner.row, test_accuracy=accuracy, test_loss=value, test_samples=len(y))
+        weights = self._folder / "trained.npz"
+        if sum(step.parameters for step in network.steps) <= FEW and self._asked_for(runner, "weights", weights):
+            _fill(network, weights)
+            kept = np.concatenate([parameter.of(network.weights).ravel() for parameter in network.parameters])
+            runner.row = replace(runner.row, parameters=tuple(kept.tolist()))
 
     def _asked_for(self, runner: _Runner, do: str, path: Path) -> bool:
         """Whether the contestant has written what was asked for."""
@@ -274,11 +306,32 @@ class Contest:
         return runner.is_running
 
 
-def judged(probabilities: Array, labels: Array) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy, in float64; probabilities are kept within EPSILON of 0 and 1, as Keras does."""
-    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    chosen = np.clip(chosen / probabilities.sum(axis=1, dtype=np.float64), EPSILON, 1 - EPSILON)
-    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(chosen).mean())
+def _fill(network: Network, path: Path) -> None:
+    """Give a network the weights that a contestant has written."""
+    with np.load(path, allow_pickle=False) as stored:
+        network.load_weights(dict(stored))
+
+
+def judged(answers: Array, y: Array, loss: str = OF_CLASSES) -> tuple[float | None, float]:
+    """Accuracy (numbers have none) and mean loss, in float64, of answers (n, units) where y is right.
+
+    Probabilities are kept within EPSILON of 0 and 1, as Keras does.
+    """
+    answers = answers.astype(np.float64)
+    if loss == OF_NUMBERS:
+        return None, float(np.square(answers[:, 0] - y).mean())
+    if loss == OF_TWO:
+        chosen = np.where(y, answers[:, 0], 1 - answers[:, 0])
+    else:
+        chosen = answers[np.arange(len(y)), y] / answers.sum(axis=1)
+    value = -np.log(np.clip(chosen, EPSILON, 1 - EPSILON)).mean()
+    return float((labels_of(answers) == y).mean()), float(value)
+
+
+def labels_of(answers: Array) -> Array:
+    """The classes that answers (n, units) stand for: the largest unit, or of one unit its side of one half."""
+    labels: Array = answers.argmax(axis=1) if answers.shape[1] > 1 else (answers[:, 0] > 0.5).astype(np.int64)
+    return labels
 
 
 def missing(
@@ -304,6 +357,8 @@ def _row(experiment: Experiment, repetition: int, entrant: Entrant) -> Training:
         competitor=entrant.kind != OURS,
         status="OK",
         batches=experiment.batches,
-        learning_rate=experiment.learning_rate,
+        batch=None if experiment.batches else experiment.batch,
+        turn_epochs=0 if experiment.steps else experiment.turn_epochs,
+        learning_rate=described(experiment.optimizer)["learning_rate"],
         threads=entrant.threads,
     )

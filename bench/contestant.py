@@ -11,20 +11,20 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from bench import process, timing
+from bench import plain_network, process, timing
+from bench.experiments import from_plain
 from bench.machine import peak_memory
 from bench.process import Answer, Responder
 from impls import OPS, SpecError, names, registry
 from impls.devices import CPU
 from impls.nn.network import Network, Options
-from impls.nn.optimizers import Adam
 from impls.nn.structure import Structure, parse, steps
-from impls.nn.training import Data, Settings, Trainer, TrainingError, batches, predict
+from impls.nn.training import Data, Settings, Trainer, TrainingError, predict, sampled
 from impls.specs import Shape, directions_of
 
 Array = npt.NDArray[Any]
@@ -32,24 +32,32 @@ Array = npt.NDArray[Any]
 OURS = "ours"
 KERAS = "keras"
 TORCH = "torch"
+PLAIN = "plain"
+
+LEAST_ANSWERED = 32
+"""Test samples that are answered at once, at the least: with training batches of one it would take for ever."""
+
+
+Means: TypeAlias = tuple[float, float | None]
+"""Loss and accuracy over some batches; no accuracy where there are no classes."""
 
 
 class Trainee(Protocol):
     """A network in training, whichever library it is made with."""
 
     def begin(
-        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, learning_rate: float, seed: int
+        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, settings: Settings, seed: int
     ) -> None:
-        """Make a new network for images x (n, H, W, C) and targets (n, classes)."""
+        """Make a new network for images x (n, H, W, C) and targets (n, units)."""
 
     def restart(self, weights: Mapping[str, Array]) -> None:
         """Bring it to these weights, no step taken; what was compiled is kept."""
 
-    def train(self, parts: Iterable[Array]) -> tuple[float, float]:
+    def train(self, parts: Iterable[Array]) -> Means:
         """A step on each of these batches of samples; mean loss and accuracy while the weights moved."""
 
     def predict(self, x: Array, batch: int) -> Array:
-        """The probabilities (n, classes)."""
+        """The answers (n, units): probabilities where there are classes."""
 
     def weights(self) -> dict[str, Array]:
         """All parameters by a network's names, in its layout."""
@@ -62,12 +70,11 @@ class OurTrainee:
         self.implementation = implementation
 
     def begin(
-        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, learning_rate: float, seed: int
+        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, settings: Settings, seed: int
     ) -> None:
         """A new network and its trainer; raises SpecError where the implementation can compute nothing of it."""
         options = options_for(self.implementation, structure, image_shape)
         self.network = Network(structure, image_shape, options=options, seed=seed)
-        settings = Settings(optimizer=Adam(learning_rate=learning_rate))
         self.trainer = Trainer(self.network, Data(x, targets), settings)
 
     def restart(self, weights: Mapping[str, Array]) -> None:
@@ -75,13 +82,13 @@ class OurTrainee:
         self.network.load_weights(weights)
         self.trainer.reset()
 
-    def train(self, parts: Iterable[Array]) -> tuple[float, float]:
+    def train(self, parts: Iterable[Array]) -> Means:
         """Raises TrainingError where the loss stops being finite."""
         record = self.trainer.train(parts)
-        return record["loss"], record["accuracy"]
+        return record["loss"], record.get("accuracy")
 
     def predict(self, x: Array, batch: int) -> Array:
-        """The probabilities (n, classes)."""
+        """The answers (n, units)."""
         return predict(self.network, x, batch)
 
     def weights(self) -> dict[str, Array]:
@@ -113,11 +120,6 @@ def options_for(implementation: str, structure: Structure, image_shape: Shape) -
     return options
 
 
-def order_of(seed: int, epoch: int, count: int) -> Array:
-    """The order in which the samples of an epoch come; epoch 0 is the first."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
 class Contestant(Responder):
     """What this process holds between requests: its trainee, the data, and what the batches follow from."""
 
@@ -130,7 +132,10 @@ class Contestant(Responder):
     def do_load(self, kind: str, options: dict[str, Any]) -> Answer:
         """Import what it computes with, and set its threads; ``options`` are the trainee's."""
         library = None
-        if kind != OURS:
+        if kind == PLAIN:
+            if reason := plain_network.missing(**options):
+                return {"status": "UNAVAILABLE", "reason": reason}
+        elif kind != OURS:
             record = registry.get("dense", kind)
             reason, library = record.missing(), record.plan_type
             if reason:
@@ -144,9 +149,7 @@ class Contestant(Responder):
         structure: str,
         image_shape: list[int],
         folder: str,
-        learning_rate: float,
-        batch: int,
-        batches: int | None,
+        settings: dict[str, Any],
         seed: int,
     ) -> Answer:
         """Map the data, make the network, take one step that compiles, and go back to the initial weights.
@@ -156,10 +159,10 @@ class Contestant(Responder):
         self.x, targets, self.x_test = (_mapped(folder, name) for name in ("x_train", "t_train", "x_test"))
         with np.load(Path(folder) / "weights.npz", allow_pickle=False) as stored:
             self.initial = dict(stored)
-        self.settings, self.seed, self.epoch = Settings(batch=batch, batches=batches), seed, -1
+        self.settings, self.seed, self.epoch = from_plain(settings), seed, -1
         trainee = self._trainee
         start = timing.CLOCK()
-        trainee.begin(parse(structure), (*image_shape,), self.x, targets, learning_rate, seed)
+        trainee.begin(parse(structure), (*image_shape,), self.x, targets, self.settings, seed)
         trainee.restart(self.initial)
         setup = timing.CLOCK() - start
         sizes = {len(part): part for part in self._parts(0)}
@@ -168,10 +171,11 @@ class Contestant(Responder):
         trainee.restart(self.initial)
         return {"setup_s": setup, "first_step_s": first_step}
 
-    def do_train(self, epoch: int, first: int, last: int) -> Answer:
-        """Train on the batches first, ..., last - 1 of an epoch; loss and accuracy are means while the weights move."""
-        trainee, parts = self._trainee, self._parts(epoch)[first:last]
-        found: list[tuple[float, float]] = []
+    def do_train(self, epoch: int, first: int, last: int, epochs: int = 1) -> Answer:
+        """Train on the batches of a Turn; loss and accuracy are means while the weights move."""
+        trainee = self._trainee
+        parts = [part for each in range(epoch, epoch + epochs) for part in self._parts(each)[first:last]]
+        found: list[Means] = []
         try:
             seconds = timing.sample([lambda: found.append(trainee.train(parts))], _done, 1, warm=False).host
         except TrainingError as error:
@@ -182,8 +186,8 @@ class Contestant(Responder):
         return {"seconds": seconds, "loss": loss, "accuracy": accuracy, "peak_bytes": peak_memory()}
 
     def do_answer(self, path: str) -> Answer:
-        """Write the probabilities of the test images."""
-        size = max(len(part) for part in self._parts(0))
+        """Write the answers to the test images."""
+        size = max(LEAST_ANSWERED, *(len(part) for part in self._parts(0)))
         np.save(path, self._trainee.predict(self.x_test, min(size, len(self.x_test))))
         return {}
 
@@ -201,7 +205,8 @@ class Contestant(Responder):
     def _parts(self, epoch: int) -> list[Array]:
         """The batches of an epoch, worked out once."""
         if epoch != self.epoch:
-            self.parts = list(batches(order_of(self.seed, epoch, len(self.x)), self.settings))
+            rng = np.random.default_rng((self.seed, epoch))
+            self.parts = list(sampled(len(self.x), self.settings, rng))
             self.epoch = epoch
         return self.parts
 
@@ -209,7 +214,9 @@ class Contestant(Responder):
 def _trainee(kind: str, options: dict[str, Any]) -> Trainee:
     if kind == OURS:
         return OurTrainee(**options)
-    if kind == KERAS:
+    if kind == PLAIN:
+        return plain_network.PlainTrainee(**options)
+    if kind.startswith(KERAS):
         from bench.keras_network import KerasTrainee
 
         return KerasTrainee(**options)

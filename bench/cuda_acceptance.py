@@ -44,7 +44,7 @@ PARTS = ("environment", "ceilings", "correctness", "networks", "sanitizer", "gri
 """In the order of their worth."""
 SHARES: Mapping[str, float] = {
     "environment": 3,
-    "ceilings": 1,
+    "ceilings": 2,
     "correctness": 6,
     "networks": 9,
     "sanitizer": 5,
@@ -349,10 +349,14 @@ class _Work:
         lines.add("workers", {**seconds, "kernels": answers})
 
     def _ceilings(self, lines: Lines, until: float) -> str:
-        """What the device can do at most, measured."""
-        for ceiling in records(["bench.cuda_ceilings"], until - timing.CLOCK()):
-            lines.add("ceiling", ceiling)
-        return ""
+        """What the device can do at most, measured; what was not, and why."""
+        missing = []
+        for record in records(["bench.cuda_ceilings"], until - timing.CLOCK()):
+            if "missing" in record:
+                missing.append(f"{record['missing']} ({record['reason']})")
+            else:
+                lines.add("ceiling", record)
+        return f"not measured: {'; '.join(missing)}" if missing else ""
 
     def _sanitizer(self, lines: Lines, until: float) -> str:
         """Entries of ours under each tool of compute-sanitizer, each with an equal share of the time left."""

@@ -29,6 +29,7 @@ from bench.keras_network import keras_layer
 from impls.nn.initializers import default_for
 from impls.nn.structure import (
     PUBLISHED,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
@@ -184,6 +185,8 @@ def trace(structure: Structure, x: Array, y: Array, seed: int, threads: int, fol
     SpecError for a structure that does not fit the images.
     """
     _require_classifier(structure, x.shape[1:], int(y.max()) + 1)
+    if BatchNorm() in structure.layers:
+        raise ModelError(f"BN() is no problem of the registry: check {structure} with --training")
     data, out = folder / "keras_model_data.npz", folder / "keras_model_trace.npz"
     command = [sys.executable, "-m", "bench.keras_model", "--structure", str(structure), "--seed", str(seed)]
     command += ["--threads", str(threads), "--data", str(data), "--out", str(out)]
@@ -294,7 +297,7 @@ def output_name(step: Step) -> str:
 
 
 def build(
-    keras: Any, chain: Sequence[Step], weights: Mapping[str, tuple[Array, Array]], *, masks_given: bool = False
+    keras: Any, chain: Sequence[Step], weights: Mapping[str, tuple[Array, ...]], *, masks_given: bool = False
 ) -> Any:
     """The model, which gives the output of every layer by name, the last one without its softmax.
 

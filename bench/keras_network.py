@@ -11,15 +11,18 @@ batches whose sizes differ by one, as no ``fit`` on arrays does.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.keras_state import keras_optimizer
 from impls.competitors._library import quiet, quiet_import
 from impls.nn.network import activation_of
-from impls.nn.structure import AveragePool, Conv, Dense, Dropout, MaxPool, Step, Structure, steps
+from impls.nn.structure import AveragePool, BatchNorm, Conv, Dense, Dropout, MaxPool, Step, Structure, steps
+from impls.nn.training import Settings, has_accuracy
 from impls.specs import Shape
 
 Array = npt.NDArray[Any]
@@ -36,34 +39,38 @@ def set_weights(model: Any, weights: Mapping[str, Array]) -> None:
     """Give the model a network's parameters, by their names there (c0/kernel). Raises KeyError for a missing one."""
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights([weights[f"{layer.name}/{kind}"] for kind in ("kernel", "bias")])
+            layer.set_weights([weights[f"{layer.name}/{weight.name}"] for weight in layer.weights])
 
 
 def get_weights(model: Any) -> dict[str, Array]:
     """The model's parameters by a network's names."""
-    pairs = ((layer.name, zip(("kernel", "bias"), layer.get_weights(), strict=False)) for layer in model.layers)
-    return {f"{name}/{kind}": array for name, arrays in pairs for kind, array in arrays}
+    pairs = ((layer.name, zip(layer.weights, layer.get_weights(), strict=True)) for layer in model.layers)
+    return {f"{name}/{weight.name}": array for name, arrays in pairs for weight, array in arrays}
 
 
 class KerasTrainee:
-    """A Keras model in training with Adam, driven batch by batch."""
+    """A Keras model in training, driven batch by batch."""
 
-    def __init__(self, beta_2: float = 0.999) -> None:
-        """``beta_2``: Adam's, 0.999 in Keras; all 66 stored models of the paper have 0.9."""
+    def __init__(self, beta_2: float | None = None) -> None:
+        """``beta_2``: Adam's, in place of its own; all 66 stored models of the paper have 0.9."""
         self.beta_2 = beta_2
         self.keras = quiet_import("keras")
 
     def begin(
-        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, learning_rate: float, seed: int
+        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, settings: Settings, seed: int
     ) -> None:
-        """A new model, compiled for the categorical cross-entropy, which will learn from (x, targets)."""
+        """A new model, compiled for the settings' loss and optimizer, which will learn from (x, targets)."""
         self.keras.utils.clear_session()
         self.keras.utils.set_random_seed(seed)
         self.x, self.targets = x, targets
+        name, values = keras_optimizer(settings.optimizer)
+        if self.beta_2 is not None:
+            values["beta_2"] = self.beta_2
         with quiet():
             self.model = build(structure, image_shape)
-            optimizer = self.keras.optimizers.Adam(learning_rate, beta_2=self.beta_2)
-            self.model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+            optimizer = getattr(self.keras.optimizers, name)(**values)
+            metrics = ["accuracy"] if has_accuracy(settings.loss) else []
+            self.model.compile(optimizer, loss=settings.loss, metrics=metrics)
             optimizer.build(self.model.trainable_variables)
             self._fresh = [self.keras.ops.convert_to_numpy(v.value).copy() for v in optimizer.variables]
 
@@ -74,19 +81,20 @@ class KerasTrainee:
             for variable, value in zip(self.model.optimizer.variables, self._fresh, strict=True):
                 variable.assign(value)
 
-    def train(self, parts: Iterable[Array]) -> tuple[float, float]:
+    def train(self, parts: Iterable[Array]) -> tuple[float, float | None]:
         """A step on each of these batches of samples; mean loss and accuracy while the weights moved."""
-        loss = right = count = 0.0
+        sums: dict[str, float] = defaultdict(float)
+        count = 0
         with quiet():
             for chosen in parts:
                 found = self.model.train_on_batch(self.x[chosen], self.targets[chosen], return_dict=True)
-                loss += float(found["loss"]) * len(chosen)
-                right += float(found["accuracy"]) * len(chosen)
+                for name, value in found.items():
+                    sums[name] += float(value) * len(chosen)
                 count += len(chosen)
-        return loss / count, right / count
+        return sums["loss"] / count, sums["accuracy"] / count if "accuracy" in sums else None
 
     def predict(self, x: Array, batch: int) -> Array:
-        """The probabilities (n, units)."""
+        """The answers (n, units)."""
         with quiet():
             answers: Array = np.asarray(self.model.predict(x, batch_size=batch, verbose=0))
         return answers
@@ -109,6 +117,8 @@ def keras_layer(keras: Any, step: Step, activation: str) -> Any:
             return layers.AveragePooling2D(pool, name=name)
         case Dropout(rate):
             return layers.Dropout(rate, name=name)
+        case BatchNorm():
+            return layers.BatchNormalization(name=name)
         case Dense(units):
             return layers.Dense(units, activation=activation, name=name)
     return layers.Flatten(name=name)

@@ -152,7 +152,7 @@ class _Trained:
         self.differentiate, self.backend = start_backend(self.keras, threads)
         self.chain = steps(twin.structure, twin.image_shape)
         weights = {
-            step.name: (twin.weights[f"{step.name}/kernel"], twin.weights[f"{step.name}/bias"])
+            step.name: tuple(twin.weights[f"{step.name}/{kind}"] for kind in step.parameter_shapes)
             for step in self.chain
             if step.parameters
         }
@@ -164,7 +164,7 @@ class _Trained:
             self._state()[variable].assign(values)
 
     def moment(self) -> Moment:
-        weights = {variable.path: self._array(variable) for variable in self.model.trainable_variables}
+        weights = {variable.path: self._array(variable) for variable in self.model.weights}
         return Moment(weights, {name: self._array(variable) for name, variable in self._state().items()})
 
     def step(self, batch: Batch) -> TwinStep:

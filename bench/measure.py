@@ -105,6 +105,8 @@ class Contender:
     """Every round's, the dirty ones too."""
     counts_dirty: bool = False
     """Whether dirty rounds count as well: where too few are clean, and all contenders alike."""
+    before_gap: int | None = None
+    """Rounds taken before the first one that went on without it; None where it was in all."""
     exposed: int = 0
     """Samples of the device's time that contain launch latency."""
 
@@ -114,8 +116,18 @@ class Contender:
 
     @property
     def counted(self) -> list[Taken]:
-        """The rounds that count."""
-        return [t for t in self.taken if self.counts_dirty or not t.is_dirty]
+        """The rounds that count: for each contender the first ones of the same sequence, since ratios are formed so.
+
+        Whoever was left out of a round comes back only where that one is dirty; where dirty ones count, it had ended.
+        """
+        return self.taken[: self.before_gap] if self.counts_dirty else [t for t in self.taken if not t.is_dirty]
+
+    @property
+    def aside(self) -> list[Taken]:
+        """The rounds that do not count."""
+        if self.counts_dirty:
+            return [] if self.before_gap is None else self.taken[self.before_gap :]
+        return [t for t in self.taken if t.is_dirty]
 
     @property
     def samples(self) -> list[float]:
@@ -140,6 +152,11 @@ class Contender:
     def is_running(self) -> bool:
         """Whether nothing has gone wrong so far."""
         return self.row.status == "OK"
+
+    def leave_out(self) -> None:
+        """A round goes on without it."""
+        if self.before_gap is None:
+            self.before_gap = len(self.taken)
 
     def end(self, status: str, reason: str) -> None:
         """Finish with a status that is not OK; of several the one that comes first stands."""
@@ -483,6 +500,9 @@ class Session:
             running = [c for c in active if c.is_running]
             if not running:
                 break
+            if len({c.before_gap for c in running}) == 1:  # left out of the same rounds, they go on together
+                for contender in running:
+                    contender.before_gap = None
             slow = max(SLOW * min(c.seconds for c in running), self.effort.sample_s)
             now = timing.CLOCK()
             next_ends = now + (now - last)
@@ -501,7 +521,11 @@ class Session:
             counts.append([len(c.taken) for c in active])
             for i in rng.permutation(len(active)):
                 contender = active[i]
-                if contender.is_running and not _is_slow_and_done(contender, slow):
+                if not contender.is_running:
+                    continue
+                if _is_slow_and_done(contender, slow):
+                    contender.leave_out()
+                else:
                     self._round(contender, case, direction, truths, copied=done < self.effort.copied_rounds)
             is_device_dirty = bool(watch and watch.is_quick and watch.look())
             dirty = max(host.look(), is_device_dirty)
@@ -690,9 +714,9 @@ def _keep(contender: Contender, stop: str, watch: _Watch | None, host: contamina
         **_page_faults(contender.taken),
     )
     if host.is_seeing or (watch and watch.is_seeing):
-        dirty = [taken.seconds for taken in contender.taken if taken.is_dirty]
-        aside = () if contender.counts_dirty else tuple(dirty)
-        contender.row = replace(contender.row, dirty_samples=len(dirty), aside_s=aside)
+        dirty = sum(taken.is_dirty for taken in contender.taken)
+        aside = tuple(taken.seconds for taken in contender.aside)
+        contender.row = replace(contender.row, dirty_samples=dirty, aside_s=aside)
     if not contender.has_device_clock:
         return
     contender.row = replace(contender.row, exposed_samples=contender.exposed)
@@ -791,8 +815,13 @@ def _precise(active: Sequence[Contender], precision: float) -> bool:
 
 
 def _is_slow_and_done(contender: Contender, slow: float) -> bool:
-    """Whether it takes so long that it gets a few rounds only, and has them; ``slow``: seconds of a call."""
-    return contender.seconds > slow and len(contender.samples) >= MIN_ROUNDS_SLOW
+    """Whether it takes so long that it gets a few rounds only, and has them; ``slow``: seconds of a call.
+
+    What was left out of a round is not let in again because the fastest has ended: its next sample would be of another
+    round than that of the others by the same number.
+    """
+    is_slow = contender.seconds > slow or contender.before_gap is not None
+    return is_slow and len(contender.samples) >= MIN_ROUNDS_SLOW
 
 
 def _width(contender: Contender, contenders: Sequence[Contender]) -> float:

@@ -36,14 +36,13 @@ import numpy.typing as npt
 
 from bench import check, inputs
 from impls import Case, winograd
-from impls.contract import FFT, FLOAT32, FLOAT64, TF32
+from impls.contract import BFLOAT16, FFT, FLOAT32, FLOAT64, TF32
 from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, PoolSpec
 
 Array = npt.NDArray[Any]
 Rounding = Callable[[Array], Array]
 
 FLOAT16 = "float16"
-BFLOAT16 = "bfloat16"
 SUMS = "sums"
 WINOGRAD = "winograd"
 TRANSFORM = "transform"

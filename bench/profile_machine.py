@@ -121,14 +121,18 @@ def _of_run(run: Run, device: str | None) -> tuple[Ceiling, ...]:
 
 
 def cuda_ceilings(settings: Mapping[str, str]) -> tuple[tuple[Ceiling, ...], dict[str, str]]:
-    """What the GPU does at most, as far as its program came; and why it came no further."""
-    found = []
+    """What the GPU does at most, as far as its program came; what is missing, and why it came no further."""
+    found: list[Ceiling] = []
+    missing: dict[str, str] = {}
     try:
         for record in records([CUDA_MODULE], CUDA_SECONDS, settings=settings):
-            found.append(ceiling_of(record))
+            if "missing" in record:
+                missing[f"{CUDA}, {record['missing']}"] = record["reason"]
+            else:
+                found.append(ceiling_of(record))
     except Failure as failure:
-        return tuple(found), {CUDA: str(failure)}
-    return tuple(found), {}
+        missing[CUDA] = str(failure)
+    return tuple(found), missing
 
 
 def _raised(answer: dict[str, Any]) -> dict[str, Any]:

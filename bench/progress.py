@@ -41,7 +41,7 @@ def bar(console: Console) -> Bar:
 @contextmanager
 def of_repetition(console: Console, experiment: Experiment, place: int, count: int) -> Iterator[Progress]:
     """Show the turns of a repetition, which is number ``place``, from 1, of ``count`` that are to be done."""
-    turns = experiment.steps or experiment.epochs
+    turns = experiment.steps or math.ceil(experiment.epochs / experiment.turn_epochs)
     if console.is_terminal:
         with bar(console) as shown:
             task = shown.add_task(f"{place}/{count} starting", total=turns)
@@ -53,7 +53,7 @@ def of_repetition(console: Console, experiment: Experiment, place: int, count: i
             yield move
         return
     every = math.ceil(turns / max(1, LINES // count))
-    what = "step" if experiment.steps else "epoch"
+    what = "step" if experiment.steps else "epoch" if experiment.turn_epochs == 1 else "turn"
 
     def write(rows: Sequence[Training], turn: Turn) -> None:
         done = _done(rows)
@@ -75,9 +75,12 @@ def _done(rows: Sequence[Training]) -> int:
 
 def _figures(rows: Sequence[Training]) -> str:
     """For each contestant the last turn's seconds, loss and share of right answers, or what became of it."""
-    return "; ".join(
-        f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}, {row.accuracies[-1]:.1%} right"
-        if row.status == "OK"
-        else f"{row.contestant} {row.status.lower()}"
-        for row in rows
-    )
+    return "; ".join(map(_of_contestant, rows))
+
+
+def _of_contestant(row: Training) -> str:
+    if row.status != "OK":
+        return f"{row.contestant} {row.status.lower()}"
+    right = row.accuracies[-1]
+    figures = f"{row.contestant} {row.seconds[-1]:.3g} s, loss {row.losses[-1]:.4f}"
+    return figures if right is None else f"{figures}, {right:.1%} right"

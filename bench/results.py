@@ -164,7 +164,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One contestant's repetition of an experiment. Times are seconds; a turn is an epoch, or one step."""
+    """One contestant's repetition of an experiment. Times are seconds; a turn is an epoch, several, or one step."""
 
     experiment: str
     dataset: str
@@ -179,7 +179,11 @@ class Training:
     reason: str = ""
     batches: int | None = None
     """In an epoch, of sizes that differ by one at most; None where the plan has a batch's size in place of it."""
+    batch: int | None = None
+    """Samples in a batch; None where ``batches`` says how many there are."""
     learning_rate: float | None = None
+    turn_epochs: int = 1
+    """Epochs in a turn; 0 where a turn is one step."""
     threads: int | None = None
     setup_s: float | None = None
     """Making the network; the data were in memory."""
@@ -191,10 +195,13 @@ class Training:
     """Of each turn."""
     losses: tuple[float, ...] = ()
     """Mean over each turn while the weights moved, with dropout."""
-    accuracies: tuple[float, ...] = ()
+    accuracies: tuple[float | None, ...] = ()
+    """The same; None of a training on numbers, which are not right or wrong."""
     test_accuracy: float | None = None
     test_loss: float | None = None
     test_samples: int | None = None
+    parameters: tuple[float, ...] = ()
+    """All weights and biases in the order of the layers, of a network of few; empty for any other."""
     peak_bytes: int | None = None
     """Largest resident memory of the process so far."""
 

@@ -1,42 +1,77 @@
 """The same network in PyTorch: its own layers and optimizer in a plain loop, images in channels_last memory.
 
 PyTorch keeps kernels as (F, C, KH, KW) and dense weights as (units, inputs), and flattens channels first: weights are
-rearranged on the way in and back, and images are brought to our order before they are flattened.
+rearranged on the way in and back, and images are brought to our order before they are flattened. The moving variance of
+its batch normalisation averages sample variances (n - 1); Keras' and ours average the population's (n).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from impls.competitors._library import quiet_import
-from impls.nn.structure import AveragePool, Conv, Dropout, Flatten, MaxPool, Step, Structure, steps
-from impls.specs import Shape
+from impls.nn.normalization import EPSILON, MOMENTUM
+from impls.nn.optimizers import SGD, Adam
+from impls.nn.structure import AveragePool, BatchNorm, Conv, Dropout, Flatten, MaxPool, Step, Structure, steps
+from impls.nn.training import Settings
+from impls.specs import Shape, SpecError
 
 Array = npt.NDArray[Any]
 
-KERNEL_THERE = {4: (3, 2, 0, 1), 2: (1, 0)}
+KERNEL_THERE = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 """Ours as PyTorch's, by the number of axes."""
-KERNEL_HERE = {4: (2, 3, 1, 0), 2: (1, 0)}
+KERNEL_HERE = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+
+TENSORS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+"""What PyTorch calls a parameter of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a loss makes of the last layer's logits: its class, answers, and which are right (None: of no classes)."""
+
+    loss: str
+    answers: Callable[[Any], Any]
+    right: Callable[[Any, Any], Any] | None = None
+
+
+_HEADS = {
+    "categorical_crossentropy": _Head(
+        "CrossEntropyLoss", lambda z: z.softmax(dim=1), lambda z, labels: z.argmax(dim=1) == labels
+    ),
+    "binary_crossentropy": _Head("BCEWithLogitsLoss", lambda z: z.sigmoid(), lambda z, t: (z > 0) == (t > 0.5)),
+    "mean_squared_error": _Head("MSELoss", lambda z: z),
+}
 
 
 class TorchTrainee:
-    """A PyTorch model in training with Adam, driven batch by batch."""
+    """A PyTorch model in training, driven batch by batch."""
 
     def __init__(self) -> None:
         """Import PyTorch."""
         self.torch = quiet_import("torch")
 
     def begin(
-        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, learning_rate: float, seed: int
+        self, structure: Structure, image_shape: Shape, x: Array, targets: Array, settings: Settings, seed: int
     ) -> None:
-        """A new model, which will learn from (x, targets) with the loss of a softmax: the last layer gives logits."""
+        """A new model, which will learn from (x, targets): the last layer gives logits, which the loss is of."""
         self.torch.manual_seed(seed)
-        self.x, self.labels, self.learning_rate = x, targets.argmax(axis=1), learning_rate
-        chain = steps(structure, image_shape)
+        self.head = _HEADS[settings.loss]
+        self.x, self.optimizer_settings = x, settings.optimizer
+        self.targets = targets.argmax(axis=1) if settings.loss == "categorical_crossentropy" else targets
+        self.chain = chain = steps(structure, image_shape)
         self.modules = {step.name: self._module(step) for step in chain if not isinstance(step.layer, Flatten)}
         self.stages: list[Callable[[Any], Any]] = []
         for step in chain:
@@ -44,49 +79,55 @@ class TorchTrainee:
             if step is not chain[-1]:
                 self.stages.append(self._activation(step))
         self.model = self.torch.nn.ModuleDict(self.modules).to(memory_format=self.torch.channels_last)
-        self.loss = self.torch.nn.CrossEntropyLoss()
+        self.loss = getattr(self.torch.nn, self.head.loss)()
 
     def restart(self, weights: Mapping[str, Array]) -> None:
         """These weights, and an optimizer that has taken no step."""
         with self.torch.no_grad():
-            for name, (kernel, bias) in self._parameters():
-                source = np.ascontiguousarray(weights[f"{name}/kernel"].transpose(KERNEL_THERE[kernel.dim()]))
-                kernel.copy_(self.torch.from_numpy(source))
-                bias.copy_(self.torch.from_numpy(weights[f"{name}/bias"].copy()))
-        # Keras' epsilon; PyTorch's own is 1e-8.
-        self.optimizer = self.torch.optim.Adam(self.model.parameters(), self.learning_rate, eps=1e-7)
+            for name, tensor in self._parameters().items():
+                source = weights[name].transpose(KERNEL_THERE[tensor.dim()])
+                tensor.copy_(self.torch.from_numpy(source.copy()))
+        self.optimizer = self._optimizer()
 
-    def train(self, parts: Iterable[Array]) -> tuple[float, float]:
+    def train(self, parts: Iterable[Array]) -> tuple[float, float | None]:
         """A step on each of these batches of samples; mean loss and accuracy while the weights moved."""
         loss = right = count = 0.0
         self.model.train()
         for chosen in parts:
-            labels = self.torch.from_numpy(self.labels[chosen])
+            targets = self.torch.from_numpy(self.targets[chosen])
             self.optimizer.zero_grad()
             logits = self._logits(self.x[chosen])
-            value = self.loss(logits, labels)
+            value = self.loss(logits, targets)
             value.backward()
             self.optimizer.step()
             loss += value.item() * len(chosen)
-            right += float((logits.argmax(dim=1) == labels).sum().item())
+            right += float(self.head.right(logits, targets).sum().item()) if self.head.right else 0.0
             count += len(chosen)
-        return loss / count, right / count
+        return loss / count, right / count if self.head.right else None
 
     def predict(self, x: Array, batch: int) -> Array:
-        """The probabilities (n, units)."""
+        """The answers (n, units)."""
         self.model.eval()
         with self.torch.no_grad():
-            parts = [self._logits(x[i : i + batch]).softmax(dim=1).numpy() for i in range(0, len(x), batch)]
+            parts = [self.head.answers(self._logits(x[i : i + batch])).numpy() for i in range(0, len(x), batch)]
         return np.concatenate(parts)
 
     def weights(self) -> dict[str, Array]:
         """By a network's names, in our layout."""
-        found = {}
-        for name, (kernel, bias) in self._parameters():
-            array = kernel.detach().numpy().transpose(KERNEL_HERE[kernel.dim()])
-            found[f"{name}/kernel"] = np.ascontiguousarray(array)
-            found[f"{name}/bias"] = bias.detach().numpy().copy()
-        return found
+        return {
+            name: tensor.detach().numpy().transpose(KERNEL_HERE[tensor.dim()]).copy()
+            for name, tensor in self._parameters().items()
+        }
+
+    def _optimizer(self) -> Any:
+        """The same optimizer in PyTorch. Raises SpecError for one that it defines in another way."""
+        parameters, optimizers = self.model.parameters(), self.torch.optim
+        match self.optimizer_settings:
+            case Adam(learning_rate=rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, amsgrad=amsgrad):
+                return optimizers.Adam(parameters, rate, (beta_1, beta_2), epsilon, amsgrad=amsgrad)
+            case SGD(learning_rate=rate, momentum=momentum, nesterov=nesterov):
+                return optimizers.SGD(parameters, rate, momentum, nesterov=nesterov)
+        raise SpecError(f"PyTorch has SGD and Adam as Keras defines them, not {self.optimizer_settings}")
 
     def _logits(self, images: Array) -> Any:
         """An array (N, H, W, C) seen as (N, C, H, W) is what PyTorch calls channels_last."""
@@ -95,9 +136,13 @@ class TorchTrainee:
             tensor = stage(tensor)
         return tensor
 
-    def _parameters(self) -> list[tuple[str, tuple[Any, Any]]]:
-        """(layer's name, (kernel, bias)) of every layer that has them."""
-        return [(name, (m.weight, m.bias)) for name, m in self.modules.items() if hasattr(m, "weight")]
+    def _parameters(self) -> dict[str, Any]:
+        """PyTorch's tensors by a network's names."""
+        return {
+            f"{step.name}/{kind}": getattr(self.modules[step.name], TENSORS[kind])
+            for step in self.chain
+            for kind in step.parameter_shapes
+        }
 
     def _module(self, step: Step) -> Any:
         nn = self.torch.nn
@@ -110,6 +155,9 @@ class TorchTrainee:
                 return nn.AvgPool2d(pool)
             case Dropout(rate):
                 return nn.Dropout(rate)
+            case BatchNorm():
+                kind = nn.BatchNorm2d if len(step.input_shape) == 3 else nn.BatchNorm1d
+                return kind(step.input_shape[-1], eps=EPSILON, momentum=1 - MOMENTUM)
         return nn.Linear(step.input_shape[0], step.output_shape[0])
 
     def _activation(self, step: Step) -> Callable[[Any], Any]:

@@ -90,7 +90,7 @@ def _lost(matrix: Array, tiny: float) -> float:
 
 def _results(back: Array, products: Array) -> Array:
     """(N, down * m, across * m, F): |A^T| times products (n, n, N, down, across, F) times |A|."""
-    sums = np.einsum("pe,egnijf,qg->nipjqf", back, products, back, optimize=True)
+    sums: Array = np.einsum("pe,egnijf,qg->nipjqf", back, products, back, optimize=True)
     n, down, m, across, _, filters = sums.shape
     return sums.reshape(n, down * m, across * m, filters)
 

@@ -34,6 +34,8 @@ FLOAT32 = "float32"
 FLOAT64 = "float64"
 TF32 = "TF32"
 """float32 numbers whose factors a tensor core cuts to 11 bits; sums in float32."""
+BFLOAT16 = "bfloat16"
+"""Factors of 8 bits with float32's exponent; sums in float32."""
 
 
 class Unavailable(RuntimeError):
@@ -80,6 +82,8 @@ class Plan:
     device: ClassVar[Device] = CPU
     offers: ClassVar[tuple[str, ...]] = DIRECTIONS
     """The directions this kind of plan computes."""
+    converts: ClassVar[bool] = False
+    """Whether it takes arrays of any dtype, as the definitions do."""
 
     def __init__(self, spec: Spec, directions: tuple[str, ...], workspace: Any = None):
         """``workspace``: at least ``scratch_bytes(spec, directions)`` bytes on the device, may be shared."""
@@ -147,7 +151,8 @@ class Plan:
 
     def _check(self, direction: str, argument: Argument, array: np.ndarray) -> None:
         """Raise ValueError for an array of another shape or dtype, or with its values apart."""
-        if (array.shape, array.dtype) != (argument.shape, self.spec.dtype) or not array.flags.c_contiguous:
+        is_of_dtype = self.converts or array.dtype == self.spec.dtype
+        if array.shape != argument.shape or not is_of_dtype or not array.flags.c_contiguous:
             wanted = "None" if argument.shape is None else f"a C-contiguous {self.spec.dtype} array {argument.shape}"
             found = f"{array.dtype} {array.shape}" + ("" if array.flags.c_contiguous else ", not C-contiguous")
             raise ValueError(
@@ -169,7 +174,8 @@ class Implementation:
     (spec, direction). ``why_not(spec, direction)`` gives the reason why a problem cannot be computed, or None; it is
     asked only about directions that the plan offers. ``requires`` gives the reason why nothing works (a missing
     library), or None. ``competitor`` marks what is not ours: its errors are reported, not judged. ``repeatable`` says
-    that the same input gives the same bits. ``op`` and ``name`` are filled in by the registry.
+    that the same input gives the same bits. ``alone``: it changes its process for good, and needs one of its own.
+    ``op`` and ``name`` are filled in by the registry.
     """
 
     plan_type: type[Plan]
@@ -179,6 +185,7 @@ class Implementation:
     requires: Callable[[], str | None] = lambda: None
     competitor: bool = False
     repeatable: bool = True
+    alone: bool = False
     note: str = ""
     op: str = ""
     name: str = ""

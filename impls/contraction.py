@@ -77,7 +77,7 @@ def contraction(tile: Tile):
 
 
 def emit_tile(builder, tile, args):
-    """The body of ``contraction``, as LLVM IR: load the start, three nested sums, finish and store."""
+    """The body of ``contraction``, as LLVM IR: load the start, ask for the output, sum, finish and store."""
     (a, a_row, *a_steps, b, b0, b1, b2, n0, n1, n2, start, start_row, start_column, out, out_row, out_column) = args[
         :18
     ]
@@ -112,6 +112,8 @@ def emit_tile(builder, tile, args):
         b_step, a_step = steps[depth]
         return emitter.loop((n0, n1, n2)[depth], sums, pointers, (b_step, a_step), lambda s, p: level(depth + 1, s, p))
 
+    for place in places:
+        emitter.prefetch(out, out_row, out_column, *place)
     sums = level(0, sums, pointers)
     for place, value in zip(places, sums, strict=True):
         emitter.store(emitter.above(value, floor), out, out_row, out_column, *place)
@@ -181,6 +183,14 @@ class Emitter:
         kinds = [self.vector, pointer.type, ir.IntType(32), self.bits]
         store = self._intrinsic("llvm.masked.store.v{}f32.p0", ir.VoidType(), kinds)
         self.builder.call(store, [value, pointer, ir.Constant(ir.IntType(32), 4), mask])
+
+    def prefetch(self, address, row, column, q, p, j):
+        """Ask for the line that a result will be written to while its sum is formed: a store would wait for it."""
+        place = self.moved(self._place(address, row, column, q, p), INDEX(j * self.tile.lanes))
+        to_write, keep, data = (ir.Constant(ir.IntType(32), n) for n in (1, 3, 1))
+        kind = ir.FunctionType(ir.VoidType(), [place.type, *[ir.IntType(32)] * 3])
+        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(ask, [place, to_write, keep, data])
 
     def _place(self, address, row, column, q, p):
         b = self.builder

@@ -155,7 +155,7 @@ def device_function(function: Callable[..., Any]) -> Any:
     return cuda.jit(device=True, inline="always")(function) if cuda else function
 
 
-def _captured(run: Callable[[], None], launches: int) -> Callable[[], None]:
+def captured(run: Callable[[], None], launches: int) -> Callable[[], None]:
     """``run`` as a graph, or as it is where no graph can be made."""
     if config.ENABLE_CUDASIM:
         return cuda_graph.Launches(run, "the simulator has no graphs")
@@ -196,7 +196,7 @@ class CudaPlan(Plan):
         call = super().bind(direction, *arrays)
         call()
         self.device.wait()
-        call.run = _captured(call.run, len(self._launches[direction]))
+        call.run = captured(call.run, len(self._launches[direction]))
         return call
 
     def enqueue(self, direction: str, *arguments: tuple[Any, ...]) -> None:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numba.core import config
 
-from impls.contract import FLOAT32, TF32, Call, Implementation, Plan
+from impls.contract import BFLOAT16, FLOAT32, TF32, Call, Implementation, Plan
 from impls.cuda_packages import cupy_conflict, explained
 from impls.cuda_setup import CudaPlan, current_stream, too_large
 from impls.devices import CUDA
@@ -40,10 +40,13 @@ MOST_PER_SIDE = 2**31 - 1
 """cuBLAS counts rows, columns and matrices in 32 bits."""
 
 TENSOR_CORES = 80
-"""The first compute capability (8.0) that multiplies in TF32."""
+"""The first compute capability (8.0) that multiplies in TF32 and in bfloat16."""
 
 ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 """What cuBLAS scales products, and what was there before, with; it reads them through their addresses."""
+
+CUDA_R_16BF = 14
+"""bfloat16 among the types of cuBLAS (cudaDataType of its library_types.h), which CuPy takes and has no name for."""
 
 COLUMN_MAJOR, TRANSPOSED = 0, 1
 """CUBLAS_OP_N and CUBLAS_OP_T."""
@@ -148,7 +151,7 @@ def missing() -> str | None:
 
 @cache
 def missing_tf32() -> str | None:
-    """None where the device multiplies in TF32, else one sentence."""
+    """None where the device multiplies in TF32, and so in bfloat16 too, else one sentence."""
     if reason := missing():
         return reason
     capability = int(load("cupy").cuda.Device().compute_capability)
@@ -184,9 +187,10 @@ def gemm(a: Any, b: Any, out: Any, add: bool, arithmetic: str) -> None:
     """out = a @ b, or out += a @ b, for stacks of float32 matrices (G, rows, columns) on the device, in cuBLAS.
 
     ``out`` has contiguous rows; the factors have contiguous rows or columns. cuBLAS takes column-major matrices, and
-    out read so is its own transpose: b^T @ a^T.
+    out read so is its own transpose: b^T @ a^T. Factors in bfloat16 are arrays of uint16 with its bits.
     """
     blas, real = cublas(), load("cupy.cuda.runtime").CUDA_R_32F
+    factor = CUDA_R_16BF if arithmetic == BFLOAT16 else real
     compute = blas.CUBLAS_COMPUTE_32F_FAST_TF32 if arithmetic == TF32 else blas.CUBLAS_COMPUTE_32F
     (b_order, b_leading, b_step), (a_order, a_leading, a_step) = layout(b), layout(a)
     out_order, out_leading, out_step = layout(out)
@@ -202,11 +206,11 @@ def gemm(a: Any, b: Any, out: Any, add: bool, arithmetic: str) -> None:
         a.shape[2],
         ONE.ctypes.data,
         b.data.ptr,
-        real,
+        factor,
         b_leading,
         b_step,
         a.data.ptr,
-        real,
+        factor,
         a_leading,
         a_step,
         (ONE if add else ZERO).ctypes.data,

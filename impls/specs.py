@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Literal, TypeAlias, cast
@@ -377,9 +377,19 @@ class Case:
         window, that only ever lies on padding. The maximum y follows from x; the gradient of an average depends on
         neither.
         """
+        return self.least_reads(direction) + self.least_writes(direction)
+
+    def least_reads(self, direction: str) -> int:
+        """Of the least traffic the inputs' bytes."""
         spare = {"maxpool2d": ("y",), "avgpool2d": ("x", "y")}.get(self.op, ()) if direction == GRAD_INPUT else ()
-        kept = (a for a in arguments(self.spec, direction) if a.shape is not None and a.name not in spare)
-        shapes = (a.shape if a.is_output else self._needed(direction, a) for a in kept)
+        kept = (a for a in arguments(self.spec, direction) if not a.is_output and a.name not in spare)
+        return self._bytes(self._needed(direction, a) for a in kept)
+
+    def least_writes(self, direction: str) -> int:
+        """Of the least traffic the outputs' bytes."""
+        return self._bytes(a.shape for a in arguments(self.spec, direction) if a.is_output)
+
+    def _bytes(self, shapes: Iterable[Shape | None]) -> int:
         return sum(math.prod(shape) for shape in shapes if shape) * ITEMSIZE[self.spec.dtype]
 
     def _needed(self, direction: str, argument: Argument) -> Shape | None:

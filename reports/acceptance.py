@@ -19,7 +19,7 @@ import pandas as pd
 from bench import lines
 from bench.ceilings import Ceiling, bound_by_bytes, bound_by_flops, ceiling_of, longer
 from bench.cuda_acceptance import NOT_REACHED, TOOLS
-from bench.cuda_ceilings import COPY, FMA
+from bench.cuda_ceilings import DEVICE_COPY, FMA
 from bench.results import END_TO_END, FAULTS, KERNEL, KERNEL_FLUSHED, TIMED, Row, Run
 from bench.statistics import geometric_mean
 from impls import DIRECTIONS, OPS, parse_case
@@ -231,7 +231,7 @@ def environment_tables(parts: Mapping[str, Part]) -> list[Table]:
 def ceilings_table(ceilings: Sequence[Ceiling]) -> Table:
     """What the device was measured to do at most."""
     shown = tuple(Line((c.name, number(c.value, 4), c.unit)) for c in ceilings)
-    notes = (f"{COPY}: bytes read and written. {FMA}: two operations each. The best of several samples",)
+    notes = (f"{DEVICE_COPY}: bytes read and written. {FMA}: two operations each. The best of several samples",)
     return _table(
         "Ceilings, measured",
         ("what", "value", "unit"),
@@ -284,44 +284,46 @@ def means_table(part: Part) -> Table:
 
 def bound_table(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Table:
     """How near each implementation comes to the least time that the measured ceilings allow, and which one binds."""
-    if not {COPY, FMA} <= {c.name for c in ceilings}:
+    if not {DEVICE_COPY, FMA} <= {c.name for c in ceilings}:
         return _table("Fraction of the measured ceilings", (), [])
-    groups: dict[tuple[str, str, str, str], list[tuple[float, str]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str], list[tuple[float, bool]]] = defaultdict(list)
     for row in _timed(rows):
         groups[row.op, row.direction, row.implementation, row.arithmetic].append(fraction_of_bound(row, ceilings))
     sections: dict[str, list[Line]] = defaultdict(list)
     for (op, direction, name, arithmetic), found in groups.items():
         cells = [name, arithmetic]
-        for kind in (COPY, FMA):
-            values = [fraction for fraction, binding in found if binding == kind]
+        for kind in (True, False):
+            values = [fraction for fraction, is_memory in found if is_memory is kind]
             cells += [str(len(values)), ratio(geometric_mean(values).median if values else None)]
             cells += [ratio(max(values, default=None))]
         sections[f"{op} {direction}"].append(Line(tuple(cells)))
     return _table(
         "Fraction of the measured ceilings",
-        ("implementation", "arithmetic", "copy binds", "mean", "best", "FMA binds", "mean ", "best "),
+        ("implementation", "arithmetic", "memory binds", "mean", "best", "operations bind", "mean ", "best "),
         [Section(title, tuple(found)) for title, found in sections.items()],
         left=("implementation", "arithmetic"),
         notes=(
-            "least time: every array moved once at the copy rate, or every multiply-add at the FMA rate, the longer",
+            "least time: every array moved once, or every operation done in its arithmetic, at the best rate measured",
             "mean: geometric, of least time / time over the cases in which that ceiling binds",
-            "time: of the kernels where known, with flushed caches where copies bind",
-            "above 1: of copies, what caches hold; of multiply-adds, tensor cores (TF32) or an algorithm with fewer",
+            "time: of the kernels where known, with flushed caches where memory binds",
+            "above 1: of memory, what caches hold; of operations, an algorithm with fewer, or beating cuBLAS in TF32",
         ),
     )
 
 
-def fraction_of_bound(row: Row, ceilings: Sequence[Ceiling]) -> tuple[float, str]:
-    """The least time that the ceilings allow over the time that was measured, and the ceiling that binds.
+def fraction_of_bound(row: Row, ceilings: Sequence[Ceiling]) -> tuple[float, bool]:
+    """The least time that the ceilings allow over the time that was measured, and whether it is memory that binds.
 
     Raises ValueError without one.
     """
     case = parse_case(f"{row.op}:{row.spec}")
-    bound = longer(bound_by_bytes(case, row.direction, ceilings, cold=True), bound_by_flops(case, ceilings))
+    by_flops = bound_by_flops(case, ceilings, row.arithmetic)
+    bound = longer(bound_by_bytes(case, row.direction, ceilings, cold=True), by_flops)
     if bound is None:
         raise ValueError("a bound takes a ceiling of memory or of operations")
-    figures = (KERNEL_FLUSHED, KERNEL) if bound.ceiling.level else (KERNEL,)
-    return bound.seconds / _seconds(row, *figures), bound.ceiling.name
+    is_memory = bool(bound.ceiling.level)
+    figures = (KERNEL_FLUSHED, KERNEL) if is_memory else (KERNEL,)
+    return bound.seconds / _seconds(row, *figures), is_memory
 
 
 def worst_table(rows: Sequence[Row]) -> Table:

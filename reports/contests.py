@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 
 import pandas as pd
 
-from bench.results import Run, Training
+from bench.results import Interval, Run, Training
 from bench.statistics import Equivalence, equivalence, equivalence_of_shares, mean_interval, median_interval, speedup
+from reports import preset_tables
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
+from reports.preset_tables import by
 from reports.tables import heading
 
 MARGIN = 0.02
@@ -27,19 +30,20 @@ HEADINGS = (
 def report(run: Run, rows: Iterable[Training], margin: float = MARGIN) -> Report:
     """Everything about one run of contests; the frame for CSV has a line for each turn of each contestant."""
     rows = tuple(rows)
-    tables = (contests(rows, margin), not_trained(rows))
+    tables = (contests(rows, margin), *preset_tables.tables(rows), not_trained(rows))
     return Report(heading(run, ()), tuple(table for table in tables if table.sections), turns(rows))
 
 
 def contests(rows: Iterable[Training], margin: float = MARGIN) -> Table:
     """A section for every experiment, a line for every contestant."""
     rows = tuple(rows)
-    sections = tuple(_section(group, margin) for group in _by(rows, _title).values())
+    sections = tuple(_section(group, margin) for group in by(rows, _title).values())
     frame = pd.DataFrame.from_records([asdict(row) | {"fit_s": row.fit_s} for row in rows])
     notes = (
         "fit: all epochs or steps, without set-up (making the network) and without the first step, which compiles; "
         "median over repetitions with its interval",
-        "turn: an epoch, or with --steps a step; median ± the farther end of its 95 % interval",
+        "turn: an epoch, as many as the title says, or with --steps a step; median ± the farther end of its 95 % "
+        "interval",
         f"{TIMES} ours: its time / ours in the same turn, above 1 ours is faster",
         "test accuracy and loss: mean over repetitions with its 95 % interval",
         f"equivalent: two one-sided t tests at 5 % of the accuracies' difference, margin {100 * margin:g} points, "
@@ -54,7 +58,7 @@ def not_trained(rows: Iterable[Training]) -> Table:
     rows = tuple(row for row in rows if row.status != "OK")
     sections = tuple(
         Section(title, tuple(Line((r.contestant, str(r.repetition + 1), _words(r.status), r.reason)) for r in group))
-        for title, group in _by(rows, _title).items()
+        for title, group in by(rows, _title).items()
     )
     headings = ("contestant", "repetition", "status", "reason")
     frame = pd.DataFrame.from_records([asdict(row) for row in rows])
@@ -83,18 +87,10 @@ def compared(ours: Sequence[Training], theirs: Sequence[Training], margin: float
 
 
 def _section(rows: Sequence[Training], margin: float) -> Section:
-    by_contestant = _by(rows, attrgetter("contestant"))
+    by_contestant = by(rows, attrgetter("contestant"))
     first = next((own for own in by_contestant.values() if not own[0].competitor), [])
     lines = [_line(name, own, first, margin) for name, own in by_contestant.items()]
     return Section(_title(rows[0]), tuple(lines))
-
-
-def _by(rows: Iterable[Training], key: Callable[[Training], str]) -> dict[str, list[Training]]:
-    """Rows in groups, in the order in which the groups come first."""
-    groups: dict[str, list[Training]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 def _words(status: str) -> str:
@@ -111,8 +107,8 @@ def _line(name: str, rows: Sequence[Training], ours: Sequence[Training], margin:
         return Line((name, "0", *[MISSING] * (len(HEADINGS) - 2)))
     fit = median_interval([row.fit_s for row in done])
     turn = median_interval([1e3 * seconds for row in done for seconds in row.seconds])
-    accuracy = mean_interval([row.test_accuracy for row in done if row.test_accuracy is not None])
-    loss = mean_interval([row.test_loss for row in done if row.test_loss is not None])
+    accuracy = _mean(row.test_accuracy for row in done)
+    loss = _mean(row.test_loss for row in done)
     is_first = rows is ours
     pairs = [] if is_first else list(_pairs(ours, done))
     both = [(t, o) for our, their in pairs for o, t in zip(our.seconds, their.seconds, strict=True)]
@@ -134,6 +130,12 @@ def _line(name: str, rows: Sequence[Training], ours: Sequence[Training], margin:
         ),
         strong=is_first,
     )
+
+
+def _mean(values: Iterable[float | None]) -> Interval:
+    """The mean of those that there are; numbers have no accuracy."""
+    known = [value for value in values if value is not None]
+    return mean_interval(known) if known else Interval(math.nan, math.nan, math.nan)
 
 
 def _pairs(ours: Sequence[Training], theirs: Sequence[Training]) -> Iterable[tuple[Training, Training]]:

@@ -36,7 +36,7 @@ _LAST_COLUMNS = (
 )
 
 
-FIRST = ("keras", "torch", "torch_cuda", "keras_jax_cuda")
+FIRST = ("keras", "torch", "keras_reuse", "torch_reuse", "torch_cuda", "keras_jax_cuda")
 """The competitors that stand before all others."""
 
 _ENDS = ("", "_low", "_high")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.ceilings import CPU, GFLOPS, Ceiling, MachineProfile, write_profile
+from bench.ceilings import CPU, GFLOPS, RATES, Ceiling, MachineProfile, write_profile
 from bench.results import Row
 from reports import roofline
 from reports.formats import MISSING, Line, Report, Section, Table, markdown_table, number
@@ -18,7 +18,7 @@ COMPUTE, MEMORY, COSTS, DEVICE = "operations", "memory", "costs", "the GPU"
 ONE, ALL = "1", "all"
 
 NOTES = (
-    "best: the highest rate or the shortest time of all samples, which fractions are formed with",
+    "best: the highest rate or clock, or the shortest time, of all samples, which fractions are formed with",
     "median: of the samples, with its 95 % bootstrap interval; far below the best where others use the machine",
     "MB: gone through by all threads together. copy: bytes read and bytes written, both counted",
 )
@@ -72,7 +72,7 @@ def compared(a: MachineProfile, b: MachineProfile) -> pd.DataFrame:
     key = ["device", "figure", "which", "unit"]
     both = frame(a).merge(frame(b), on=key, suffixes=("_a", "_b"))
     names = [*key, "threads_a", "threads_b", "best_a", "best_b"]
-    is_rate = both["unit"].str.endswith("/s")
+    is_rate = both["unit"].isin(RATES)
     ratio = both["best_b"] / both["best_a"]
     return both[names].assign(b_over_a=ratio.where(is_rate, 1 / ratio))
 

@@ -1,4 +1,4 @@
-"""The figures of Klęsk 2024 (Applied Sciences 14(21), 9972), as data frames.
+"""The figures of Klęsk 2024 (Applied Sciences 14(21), 9972), and of the presets' origin, as data frames.
 
 What each figure contains is written in ``published/README.md``; read it before comparing.
 """
@@ -38,6 +38,12 @@ def conv_forward() -> pd.DataFrame:
 def experiments() -> pd.DataFrame:
     """Published trainings of hmdl and Keras, 33 networks on two machines: 66 rows."""
     return _read("experiments.csv").copy()
+
+
+def perceptron(preset: str) -> pd.DataFrame:
+    """What was published of a preset, or of a group of presets: columns library, figure, epoch, value."""
+    frame = _read("perceptron.csv")
+    return frame[frame["preset"] == preset]
 
 
 def conv_forward_ms() -> pd.DataFrame:

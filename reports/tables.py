@@ -15,6 +15,7 @@ from bench.ranking import ranking, ranking_text
 from bench.results import FIGURES, KERNEL, TIMED, Interval, Row, Run
 from bench.statistics import LEVEL, POWER, detectable, geometric_mean
 from reports import published
+from reports.best_of_each import best_of_each, worst_cases
 from reports.formats import MISSING, TIMES, Line, Report, Section, Table, number, ratio, with_interval, with_spread
 from reports.frames import (
     blocks,
@@ -26,6 +27,7 @@ from reports.frames import (
     measurements,
     timed,
 )
+from reports.starting import starting
 from reports.verdicts import verdicts
 
 MARK = " †"
@@ -101,7 +103,17 @@ def report(run: Run, rows: Iterable[Row], pivoted: bool = False, with_published:
     """
     rows = latest(rows)
     body = pivot(run, rows) if pivoted else detail(run, rows)
-    tables = [summary(run, rows), means(run, rows), best(run, rows), body, on_devices(run, rows), not_timed(run, rows)]
+    tables = [
+        summary(run, rows),
+        best_of_each(rows, _where(run)),
+        worst_cases(rows, _where(run)),
+        means(run, rows),
+        starting(rows, _where(run)),
+        best(run, rows),
+        body,
+        on_devices(run, rows),
+        not_timed(run, rows),
+    ]
     frame = body.frame
     if with_published:
         tables.append(beside_published(run, rows))

@@ -58,37 +58,47 @@ def write_results(folder: Path, run: Run, rows: Iterable[Training]) -> tuple[Pat
 def write_curves(folder: Path, rows: Iterable[Training]) -> tuple[Path, ...]:
     """Loss and accuracy of every experiment by epoch or step, all contestants and repetitions in one figure each.
 
-    The test data's figures stand after the last turn. What ended before its second turn has no curve.
+    Numbers have no accuracy. The test data's figures stand after the last turn. What ended before its second turn has
+    no curve.
     """
     figures = {}
     with_curves = sorted((row for row in rows if len(row.seconds) > 1), key=_experiment)
     for (name, structure, _), group in groupby(with_curves, _experiment):
         histories: dict[str, list[training_plots.History]] = {}
-        turn = "step"
+        title, turn = f"{name}: {structure}", "step"
         for row in group:
             histories.setdefault(row.contestant, []).append(history(row))
-            turn = "step" if set(row.steps) == {1} else "epoch"
-        for metric in METRICS:
-            figure = training_plots.learning_curves(histories, metric, turn, f"{name}: {structure}")
-            figures[file_name(name, metric)] = figure
+            turn = {0: "step", 1: "epoch"}.get(row.turn_epochs, "turn")
+        if turn == "turn":
+            title += f" {row.turn_epochs} epochs a turn"
+        recorded = {metric for own in histories.values() for metric in own[0][0]}
+        for metric in (metric for metric in METRICS if metric in recorded):
+            figures[file_name(name, metric)] = training_plots.learning_curves(histories, metric, turn, title)
     return _write(folder, figures)
 
 
 def history(row: Training) -> training_plots.History:
     """A training's turns as a Trainer keeps them; the last one has the test data's figures, where they are known."""
-    turns = [dict(zip(METRICS, values, strict=True)) for values in zip(row.losses, row.accuracies, strict=True)]
-    if row.test_loss is not None and row.test_accuracy is not None:
-        turns[-1] |= {"test_loss": row.test_loss, "test_accuracy": row.test_accuracy}
+    turns = [_known(zip(METRICS, values, strict=True)) for values in zip(row.losses, row.accuracies, strict=True)]
+    if row.test_loss is not None:
+        turns[-1] |= _known([("test_loss", row.test_loss), ("test_accuracy", row.test_accuracy)])
     return turns
+
+
+def _known(figures: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    """Those that there are."""
+    return {name: value for name, value in figures if value is not None}
 
 
 def write_learned(folder: Path, found: Learned) -> tuple[Path, ...]:
     """What a contestant answers to the test data: confusion, and of pictures the mistakes and the first filters.
 
-    Without a mistake there is no figure of mistakes, without a convolution none of filters.
+    Without classes there is no figure, without a mistake none of mistakes, without a convolution none of filters.
     """
-    row, split, answers = found.row, found.split, found.probabilities
-    predicted = answers.argmax(axis=1)
+    row, split, answers = found.row, found.split, found.answers
+    if not split.classes:
+        return ()
+    predicted = found.labels
     title = f"{row.name}, {row.contestant}, repetition {row.repetition + 1}"
     figures = {"confusion": training_plots.confusion_matrix(split.y_test, predicted, split.classes, title)}
     if split.x_test.shape[-1] in PICTURE_CHANNELS and min(split.x_test.shape[1:3]) > 1:

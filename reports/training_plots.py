@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FormatStrFormatter, LogLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from bench.profile_training import Lap, Profile
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS
@@ -29,8 +29,11 @@ LABELLED_CELLS = 20
 CAPTION = 12
 """Letters of two names up to which both stand on one line under a picture."""
 
+WIDTH = 7
+"""Inches of a figure with curves."""
+
 HEADING = 95
-"""Letters in a line of a heading."""
+"""Letters in a line of a heading over so many inches."""
 
 GOLDEN = 0.62
 
@@ -65,7 +68,7 @@ def learning_curves(
     record's "val_" figures are of the validation data, dashed; its "test_" figures of the test data, a dot. Losses
     stand on a logarithmic axis. Raises ValueError for a metric that no record has.
     """
-    figure = Figure((7, 7 * GOLDEN), layout="constrained")
+    figure = Figure((WIDTH, WIDTH * GOLDEN), layout="constrained")
     axis = figure.subplots()
     handles, seen = [], set()
     window = max(WINDOW, max((len(h) for own in histories.values() for h in own), default=0) // 20 | 1)
@@ -90,6 +93,7 @@ def learning_curves(
             Line2D([], [], **look, color="black", label=label) for label, look in PARTS.values() if label in seen
         ]
     axis.set(xlabel=turn, ylabel=metric, yscale="log" if metric.endswith("loss") else "linear", xmargin=0.02)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(color="#DDDDDD", lw=0.5)
     low, high = axis.get_ylim()
     if axis.get_yscale() == "log" and high / low > 10:
@@ -146,9 +150,8 @@ def confusion_matrix(truth: Array, predicted: Array, names: Sequence[str], title
     bar.set_label("share of the true class", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     right = int(np.trace(counts))
-    figure.suptitle(
-        f"{title + ': ' if title else ''}{right} of {counts.sum()} right ({right / counts.sum():.2%})", fontsize=9
-    )
+    what = f"{title + ': ' if title else ''}{right} of {counts.sum()} right ({right / counts.sum():.2%})"
+    figure.suptitle(_lines(what, inches=figure.get_figwidth()), fontsize=9)
     return figure
 
 
@@ -240,9 +243,10 @@ def profile(found: Profile, title: str = "") -> Figure:
     return figure
 
 
-def _lines(*parts: str) -> str:
+def _lines(*parts: str, inches: float = WIDTH) -> str:
     """The lines of a heading; a structure that is too long for one is broken between layers."""
-    return "\n".join(textwrap.fill(re.sub(r";(?=\S)", "; ", part), HEADING) for part in parts if part)
+    letters = int(HEADING * inches / WIDTH)
+    return "\n".join(textwrap.fill(re.sub(r";(?=\S)", "; ", part), letters) for part in parts if part)
 
 
 def _gallery(pictures: Sequence[Array], captions: Sequence[str], title: str, **look: Any) -> Figure:

@@ -17,7 +17,7 @@ from pathlib import Path
 from numba import config
 
 from impls.cuda_setup import MAX_SHARED_BYTES, MAX_THREADS, Kernel, cuda
-from tests.cuda_runs import kernels
+from tests.cuda_runs import instruments, kernels
 
 PATH = Path(__file__).parent / "golden" / "cuda_kernels.csv"
 COMMAND = "python -m tests.cuda_golden"
@@ -186,14 +186,19 @@ def complaints(kernel: Kernel, figures: Figures) -> list[str]:
     return wrong
 
 
+def every_kernel() -> dict[str, Kernel]:
+    """Those of the registry's entries, and those that measure, by name."""
+    return kernels() | instruments()
+
+
 def compile_all() -> list[Figures]:
-    """Every kernel of the registry for every architecture, in the order of the table."""
+    """Every kernel for every architecture, in the order of the table."""
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        return [row for rows in pool.map(_compiled_by_name, sorted(kernels())) for row in rows]
+        return [row for rows in pool.map(_compiled_by_name, sorted(every_kernel())) for row in rows]
 
 
 def _compiled_by_name(name: str) -> list[Figures]:
-    return compiled(kernels()[name])
+    return compiled(every_kernel()[name])
 
 
 def read() -> dict[tuple[str, str], Figures]:

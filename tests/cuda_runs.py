@@ -7,9 +7,10 @@ of an FFT must after rounding. Every entry of the registry whose name starts wit
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -162,11 +163,26 @@ def _runs() -> list[Run]:
 RUNS = _runs()
 
 
+INSTRUMENTS = ("impls.cuda_probes", "impls.numba_cuda_timer")
+"""Whose kernels belong to no entry: they measure."""
+
+
 def kernels() -> dict[str, Kernel]:
     """Every kernel of the registry's entries, by name."""
     for op, name in ENTRIES:
         registry.get(op, name)
-    found = [kernel for kernel in KERNELS if kernel.function.__module__.startswith("impls.")]
+    return _named(lambda module: module.startswith("impls.") and module not in INSTRUMENTS)
+
+
+def instruments() -> dict[str, Kernel]:
+    """Every kernel that only measures, by name."""
+    for module in INSTRUMENTS:
+        import_module(module)
+    return _named(lambda module: module in INSTRUMENTS)
+
+
+def _named(is_wanted: Callable[[str], bool]) -> dict[str, Kernel]:
+    found = [kernel for kernel in KERNELS if is_wanted(kernel.function.__module__)]
     named = {kernel.name: kernel for kernel in found}
     assert len(named) == len(found), "two kernels have one name"
     return named

@@ -67,6 +67,14 @@ def test_training_agrees_with_keras_at_every_step(keras, text):
     assert min(max(row.keras) for row in found.gradients) > 0
 
 
+def test_a_batch_normalisations_gradients_and_averages_agree_with_keras(keras):
+    """Of channels and of units; an average is judged by its value after the step."""
+    network = Network("6x7x2->C(3,4,r);BN();M(2);F();D(9,r);BN();DR(0.25);D(3,sm)", seed=2)
+    found = judged.agreement(keras, network, samples(24 * 4), 24, optimizers.Adam())
+    assert {row.parameter for row in found.gradients} >= {"bn1/gamma", "bn1/moving_mean", "bn5/moving_variance"}
+    assert found.reason == ""
+
+
 @pytest.mark.parametrize("case", EVERY_STATE)
 def test_every_optimizer_takes_keras_steps_from_keras_state(keras, case):
     """From its weights, state and gradient at each of 10 steps."""

@@ -124,9 +124,43 @@ def test_a_row_on_a_device_is_held_to_the_device():
     assert row.fraction == pytest.approx(0.1)
 
 
+READS, WRITES = CASE.least_reads("forward"), CASE.least_writes("forward")
+
+
+@pytest.mark.parametrize(
+    ("way", "moved", "beyond", "status"),
+    [
+        ("read", READS, 1000, "IMPOSSIBLE"),
+        ("write", WRITES, 1000, "IMPOSSIBLE"),
+        ("read", READS, READS, "OK"),
+        ("read", READS, 0, "OK"),
+        ("copy", BYTES, 1000, "OK"),
+    ],
+    ids=["read", "written", "held by the cache", "of a cache, or with an unknown one before it", "copied"],
+)
+def test_a_device_is_held_to_what_it_reads_or_writes_alone(way, moved, beyond, status):
+    """A call that takes half as long as its inputs, or its outputs, take at the rate of that way beyond the cache."""
+    rate = Ceiling(f"device {way}", GBYTES, ((moved - 1000) / LEAST / 1e9,), CUDA, level="m", beyond=beyond, way=way)
+    row = ceilings.judged(timed(LEAST / 2, device=CUDA), (rate,), 2)
+    assert row.status == status
+    assert row.binding.startswith(f"device {way}: ")
+
+
+def test_tensor_cores_are_compared_with_their_own_products_and_held_to_none():
+    """And float32 is not compared with them, though they are faster."""
+    operations = Ceiling("float32 multiply-add", GFLOPS, (100.0,), CUDA)
+    tensor = Ceiling("TF32 GEMM, 8192", GFLOPS, (800.0,), CUDA, arithmetic="TF32")
+    half = Ceiling("bfloat16 GEMM, 8192", GFLOPS, (1600.0,), CUDA, arithmetic="bfloat16")
+    limits = (operations, tensor, half)
+    row = ceilings.judged(timed(LEAST / 16, device=CUDA, arithmetic="TF32"), limits, 2)
+    assert (row.status, row.fraction, row.binding.partition(":")[0]) == ("OK", pytest.approx(2.0), "TF32 GEMM, 8192")
+    row = ceilings.judged(timed(LEAST / 2, device=CUDA), limits, 2)
+    assert (row.status, row.fraction) == ("IMPOSSIBLE", pytest.approx(2.0))
+
+
 def test_a_device_is_held_to_no_rate_of_copies():
     """Reading alone, or writing alone, may be faster; operations are operations."""
-    copy = Ceiling("device copy", GBYTES, (BYTES / LEAST / 2e9,), CUDA, level="device memory")
+    copy = Ceiling("device copy", GBYTES, (BYTES / LEAST / 2e9,), CUDA, level="device memory", way="copy")
     operations = Ceiling("float32 multiply-add", GFLOPS, (400.0,), CUDA)
     row = ceilings.judged(timed(LEAST, device=CUDA), (copy, operations), 2)
     assert (row.status, row.fraction, row.binding.partition(":")[0]) == ("OK", pytest.approx(2.0), "device copy")

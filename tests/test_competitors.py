@@ -57,8 +57,16 @@ EXPRESSIBLE = [
 
 
 def available(op: str, name: str) -> Implementation:
-    """The competitor, or a skip with the reason. Without a GPU, a CUDA figure's own plans compute on the CPU."""
+    """The competitor, or a skip with the reason. Without a GPU, a CUDA figure's own plans compute on the CPU.
+
+    What changes its process for good computes without: this one is everybody's.
+    """
     implementation = registry.get(op, name)
+    if implementation.alone:
+        plan_type = implementation.plan_type
+        implementation = replace(
+            implementation, plan_type=type(plan_type.__name__, (plan_type,), {"reuses_memory": False})
+        )
     if implementation.device is not CPU and implementation.device.missing():
         plan_type = implementation.plan_type
         on_cpu = {"device": CPU, "place": keras.CPU, "is_captured": False}
@@ -154,13 +162,43 @@ def test_predict_computes_forward_only():
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_has_its_competitors_labelled_as_such(op):
     assert registry.rivals(op) == (
-        *("keras", "keras_predict"),
+        *("keras", "keras_reuse", "keras_predict"),
         *("keras_jax_cuda", "keras_jax_cuda_tf32", "keras_tensorflow_cuda", "keras_tensorflow_cuda_tf32"),
         *("keras_torch_cuda", "keras_torch_cuda_tf32"),
-        *("torch", "torch_cuda", "torch_cuda_tf32", "torch_cuda_graph"),
+        *("torch", "torch_reuse", "torch_cuda", "torch_cuda_tf32", "torch_cuda_graph"),
     )
     assert all(registry.get(op, name).competitor for name in registry.rivals(op))
     assert not set(registry.rivals(op)) & set(registry.names(op))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_what_keeps_memory_is_said_to_need_a_process_of_its_own(op):
+    assert {name for name in registry.rivals(op) if registry.get(op, name).alone} == {"keras_reuse", "torch_reuse"}
+
+
+@pytest.mark.skipif(_library.missing_reuse() is not None, reason="the C library has no mallopt(3)")
+def test_memory_that_is_kept_is_not_touched_for_the_first_time_again():
+    script = """
+import ctypes, resource, sys
+from impls.competitors._library import keep_memory
+
+if sys.argv[1] == "keep":
+    keep_memory()
+libc, size = ctypes.CDLL(None), 8 << 20
+libc.malloc.restype = ctypes.c_void_p
+for call in range(21):
+    if call == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = ctypes.c_void_p(libc.malloc(size))
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", script, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("keep", "as shipped")
+    }
+    assert faults["keep"] < 20 <= faults["as shipped"]
 
 
 @pytest.mark.parametrize("name", registry.rivals("conv2d"))

@@ -271,7 +271,7 @@ def test_by_default_those_on_the_devices_of_ours_compete_and_any_may_be_named():
     def theirs(*ours: str, **more: tuple[str, ...]) -> set[str]:
         return set(Selection(implementations=ours, **more).names("conv2d")) - set(ours)
 
-    assert theirs("numpy_gemm") == {"keras", "keras_predict", "torch"}
+    assert theirs("numpy_gemm") == {"keras", "keras_reuse", "keras_predict", "torch", "torch_reuse"}
     assert theirs("numba_cuda_direct") == set(CUDA)
     assert theirs("numpy_gemm", "numba_cuda_direct") == set(registry.rivals("conv2d"))
     assert theirs("numpy_gemm", competitors=("torch_cuda",)) == {"torch_cuda"}

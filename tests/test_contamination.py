@@ -1,5 +1,6 @@
 """What else the machine did is read from its files, and decides which rounds count; here both are made up."""
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -165,6 +166,30 @@ def test_dirty_rounds_count_for_all_where_one_has_too_few_clean_ones():
     measure._keep(other, "budget", None, Watch(Script(Reading(0.0)), frozenset))
     assert (other.row.samples_s, other.row.aside_s, other.row.dirty_samples) == ((0.0, 1.0, 2.0), (), 2)
     assert one.counts_dirty
+
+
+def test_where_dirty_rounds_count_nobody_has_samples_after_a_round_that_went_on_without_it():
+    """The slow one was left out of the fourth and fifth round, and came back when they turned out to be dirty."""
+    fast, slow = contender("fast", False, False, *[True] * 4), contender("slow", False, False, True)
+    slow.leave_out()
+    slow.taken.append(measure.Taken(5.0, {}, is_dirty=True))
+    measure._count_enough([fast, slow])
+    assert [len(c.samples) for c in (fast, slow)] == [6, 3]
+    assert fast.samples[:3] == slow.samples == [0.0, 1.0, 2.0]
+    measure._keep(slow, "budget", None, Watch(Script(Reading(0.0)), frozenset))
+    assert (slow.row.aside_s, slow.row.dirty_samples) == ((5.0,), 2)
+
+
+def test_what_was_left_out_stays_out_though_the_fastest_has_ended():
+    """Its next round would be another one than that of who was never left out."""
+    one = contender("slow", False, False, False)
+    one.seconds = 1.0
+    assert measure._is_slow_and_done(one, slow=0.1)
+    assert not measure._is_slow_and_done(one, slow=10.0)
+    one.leave_out()
+    assert measure._is_slow_and_done(one, slow=10.0)
+    one.taken[2] = dataclasses.replace(one.taken[2], is_dirty=True)
+    assert not measure._is_slow_and_done(one, slow=0.1)
 
 
 def test_a_dirty_round_is_repeated_within_the_budget(monkeypatch):

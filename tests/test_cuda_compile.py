@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cuda_golden import COMMAND, PROCESSORS, TOLERANCE, blocks_per_sm, compile_all, complaints, missing, read
-from tests.cuda_runs import kernels
+from tests.cuda_golden import (
+    COMMAND,
+    PROCESSORS,
+    TOLERANCE,
+    blocks_per_sm,
+    compile_all,
+    complaints,
+    every_kernel,
+    missing,
+    read,
+)
 
 GOLDEN = read()
 
@@ -24,11 +33,11 @@ def figures():
 
 
 @pytest.mark.parametrize("arch", PROCESSORS)
-@pytest.mark.parametrize("name", kernels())
+@pytest.mark.parametrize("name", every_kernel())
 def test_kernel_compiles_as_the_table_says(figures, name, arch):
     """No float64, nothing spilled, no stack, the shared memory that it declares, and no more registers than it had."""
     found = figures[name, arch]
-    assert complaints(kernels()[name], found) == []
+    assert complaints(every_kernel()[name], found) == []
     known = GOLDEN.get((name, arch))
     assert known is not None, f"{name} is not in the table; after a look at it run {COMMAND}"
     assert found.registers <= known.registers + TOLERANCE, f"if that is wanted, run {COMMAND}"
@@ -37,14 +46,14 @@ def test_kernel_compiles_as_the_table_says(figures, name, arch):
 
 def test_the_table_has_a_row_for_every_kernel_and_no_other():
     """What was renamed or removed does not stay behind."""
-    expected = {(name, arch) for name in kernels() for arch in PROCESSORS}
+    expected = {(name, arch) for name in every_kernel() for arch in PROCESSORS}
     assert set(GOLDEN) == expected, f"run {COMMAND}"
 
 
-@pytest.mark.parametrize("name", kernels())
+@pytest.mark.parametrize("name", every_kernel())
 def test_the_table_agrees_with_the_kernel(name):
     """Also where nothing can be compiled: threads and shared memory are the kernel's, and nothing is wrong with it."""
-    kernel = kernels()[name]
+    kernel = every_kernel()[name]
     for arch in PROCESSORS:
         row = GOLDEN[name, arch]
         assert (row.threads, row.shared_bytes) == (kernel.threads, kernel.shared_bytes), f"run {COMMAND}"

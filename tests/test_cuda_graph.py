@@ -149,7 +149,7 @@ def test_launches_that_are_no_graph_say_why():
 def test_a_plan_computes_by_its_launches_where_no_graph_can_be_made():
     """No driver, or, with one, a call that launches nothing on the captured stream."""
     called = []
-    run = cuda_setup._captured(lambda: called.append(1), launches=1)
+    run = cuda_setup.captured(lambda: called.append(1), launches=1)
     run()
     assert called[-1:] == [1]
     assert run.launched.startswith("launches: ")

@@ -74,7 +74,6 @@ def test_an_unknown_experiment_is_answered_with_a_list_of_all():
     [
         ("cats", None, "unknown data set 'cats'; known: digits"),
         ("mnist", None, "give --structure for mnist"),
-        ("housing", "F();D(1);", "housing has no classes"),
     ],
 )
 def test_a_data_set_that_cannot_be_trained_on_is_refused(dataset, structure, message):

@@ -11,13 +11,15 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.contest import Contest, entrants, judged
 from bench.contestant import Contestant, OurTrainee, options_for
-from bench.experiments import own
+from bench.experiments import own, to_plain
 from bench.keras_network import KerasTrainee
 from bench.store import Store
 from bench.torch_network import TorchTrainee
 from impls.nn.network import Network
+from impls.nn.optimizers import Adam
 from impls.nn.saving import load
 from impls.nn.structure import parse
+from impls.nn.training import Settings
 from impls.specs import SpecError
 
 STRUCTURE = parse("C(3,4,r);M(2);C(3,4,t);A(2);F();D(12,s);D(5,sm);")
@@ -25,12 +27,13 @@ SHAPE = (8, 6, 2)
 RNG = np.random.default_rng(0)
 X = RNG.random((22, *SHAPE), np.float32)
 TARGETS = np.eye(5, dtype=np.float32)[RNG.integers(0, 5, 22)]
+SETTINGS = Settings(optimizer=Adam(learning_rate=0.01))
 EXPERIMENT = replace(own("digits", "F();D(10,sm);"), epochs=2, batches=7)
 
 
 def trained(trainee):
     """The trainee after two epochs of three batches whose sizes differ by one, and what it gave."""
-    trainee.begin(STRUCTURE, SHAPE, X, TARGETS, 0.01, seed=0)
+    trainee.begin(STRUCTURE, SHAPE, X, TARGETS, SETTINGS, seed=0)
     initial = Network(STRUCTURE, SHAPE, seed=3).named_weights()
     trainee.restart(initial)
     start = trainee.weights()
@@ -62,7 +65,7 @@ def test_a_restart_forgets_every_step(make):
 
 def test_keras_takes_another_beta_2():
     trainee = KerasTrainee(beta_2=0.9)
-    trainee.begin(STRUCTURE, SHAPE, X, TARGETS, 0.01, seed=0)
+    trainee.begin(STRUCTURE, SHAPE, X, TARGETS, SETTINGS, seed=0)
     assert trainee.model.optimizer.beta_2 == 0.9
 
 
@@ -105,7 +108,7 @@ def begin(tmp_path):
         contestant = Contestant(threads=1)
         contestant.trainee = Recorder(loss)
         request = {"structure": str(STRUCTURE), "image_shape": list(SHAPE), "folder": str(tmp_path), "seed": 4}
-        answer = contestant.answer({"do": "begin", **request, "learning_rate": 0.1, "batch": 32, "batches": 4})
+        answer = contestant.answer({"do": "begin", **request, "settings": to_plain(Settings(batches=4))})
         assert answer["first_step_s"] > 0
         return contestant
 
@@ -160,7 +163,7 @@ def test_a_contest_gives_a_row_for_everyone_and_goes_on_without_those_who_fail(t
     assert (replaced.status, len(replaced.seconds)) == ("OK", 2)
     assert turns == [(0, [1, 0, 1]), (1, [2, 0, 1])]
     assert learned.row == ours
-    assert judged(learned.probabilities, learned.split.y_test) == (ours.test_accuracy, ours.test_loss)
+    assert judged(learned.answers, learned.split.y_test) == (ours.test_accuracy, ours.test_loss)
     assert load(learned.save(tmp_path)).structure == EXPERIMENT.structure
 
 

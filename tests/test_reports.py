@@ -270,7 +270,7 @@ def test_markdown_tables_have_as_many_cells_in_every_line_and_escape_bars():
 def test_latex_escapes_what_latex_would_read():
     text = formats.text(tables.report(RUN, ROWS), "latex")
     assert r"numpy\_gemm & \textasciitilde{}8.00 $\pm$10\%" in text
-    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 5
+    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 7
 
 
 def printed(report, width):

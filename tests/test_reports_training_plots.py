@@ -75,6 +75,13 @@ def test_a_confusion_matrix_counts_true_classes_in_lines():
     assert figure.get_suptitle() == "pets: 3 of 5 right (60.00%)"
 
 
+def test_the_heading_of_a_small_confusion_matrix_is_broken():
+    figure = training_plots.confusion_matrix(np.array([0, 1]), np.array([0, 1]), NAMES[:2], "pets " * 20)
+    lines = figure.get_suptitle().splitlines()
+    assert max(map(len, lines)) <= training_plots.HEADING * figure.get_figwidth() / training_plots.WIDTH
+    assert len(lines) > 1
+
+
 def test_the_most_certain_mistakes_come_first():
     images = np.random.default_rng(0).random((4, 5, 5, 3))
     probabilities = np.array([[0.9, 0.1, 0], [0.1, 0.7, 0.2], [0.2, 0, 0.8], [0.3, 0.6, 0.1]])

@@ -105,13 +105,15 @@ def test_experiments_have_curves_of_their_own_with_the_figures_of_the_test_at_th
     monkeypatch.setattr(training_plots, "learning_curves", learning_curves)
     rows = [
         *(replace(ROW, repetition=r, contestant=who) for r in (0, 1) for who in ("ours", "keras")),
-        replace(ROW, experiment="digits", dataset="digits", steps=(1, 1)),
+        replace(ROW, experiment="digits", dataset="digits", turn_epochs=0, steps=(1, 1)),
+        replace(ROW, experiment="housing", dataset="housing", turn_epochs=50, accuracies=(None, None)),
         replace(ROW, experiment="short", steps=(4,), seconds=(1.0,), losses=(1.0,), accuracies=(1.0,)),
     ]
     names = [f"{name}-{metric}.png" for name in ("0123-olivetti", "digits") for metric in ("loss", "accuracy")]
-    assert [path.name for path in training_folder.write_curves(tmp_path, rows)] == names
+    assert [path.name for path in training_folder.write_curves(tmp_path, rows)] == [*names, "housing-loss.png"]
     assert drawn[0] == ({"ours": 2, "keras": 2}, "loss", "epoch", "0123 olivetti: F();D(3,sm);")
     assert drawn[3] == ({"ours": 1}, "accuracy", "step", "digits: F();D(3,sm);")
+    assert drawn[4] == ({"ours": 1}, "loss", "turn", "housing: F();D(3,sm); 50 epochs a turn")
 
 
 def test_a_history_has_what_was_recorded():

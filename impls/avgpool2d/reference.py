@@ -13,6 +13,7 @@ from impls.windows import counts, inside, padded, taps
 class Reference(Plan):
     """Computes in float64 whatever the dtype of its arrays."""
 
+    converts = True
     spec: PoolSpec
     offers = (DIRECTIONS[0], DIRECTIONS[2])
 

@@ -1,10 +1,13 @@
 """What every competitor shares: a quiet import, the reason why its library is missing, and calls that keep results.
 
-A library allocates the arrays that it returns, anew at each call; that is how it is used, and it is timed so.
+A library allocates the arrays that it returns, anew at each call; that is how it is used, and it is timed so. Whether
+their pages are new as well is up to the C library: glibc returns large arrays to the system and asks for others, and to
+touch every page for the first time can take longer than the layer. Figures that end in ``_reuse`` have it keep them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
@@ -19,7 +22,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from impls.contract import FLOAT32, FLOAT64, TF32, Call, Plan
+from impls.contract import FLOAT32, FLOAT64, TF32, Call, Plan, Unavailable
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Spec, arguments
 
 Run: TypeAlias = Callable[[], Iterable[Any]]
@@ -53,6 +56,8 @@ class LibraryPlan(Plan):
 
     arithmetic: ClassVar[str] = FLOAT32
     """Of problems in float32."""
+    reuses_memory: ClassVar[bool] = False
+    """Whether making a plan calls ``keep_memory``."""
 
     @classmethod
     def set_threads(cls, count: int) -> None:
@@ -99,6 +104,30 @@ class LibraryPlan(Plan):
         call()
         signature = arguments(self.spec, direction)
         call.fetch(*(array for a, array in zip(signature, arrays, strict=True) if a.is_output))
+
+
+REUSE: Mapping[str, Any] = {"reuses_memory": True}
+"""What makes plans of a library whose freed memory stays with the process."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt(3): from how many free bytes on they are returned; how many blocks are mapped alone."""
+
+
+def keep_memory() -> None:
+    """Have the C library give freed memory to later allocations of this process, never back to the system.
+
+    Raises Unavailable where it has no such setting.
+    """
+    if reason := missing_reuse():
+        raise Unavailable(reason)
+    library = ctypes.CDLL(None)
+    if not (library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)):
+        raise Unavailable("mallopt(3) did not take the settings that keep freed memory")
+
+
+def missing_reuse() -> str | None:
+    """The reason why ``keep_memory`` cannot work here, or None."""
+    has_mallopt = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallopt")
+    return None if has_mallopt else "the C library has no mallopt(3), which would keep freed memory"
 
 
 def missing(library: str) -> str | None:

@@ -4,11 +4,13 @@
     The layer as a compiled training step runs it: tf.function without XLA (Keras' own choice on a CPU), jax.jit, or
     eager PyTorch. Gradients are the backend's automatic differentiation of the layer before its activation, one at a
     time; ``_keras_tensorflow``, ``_keras_jax`` and ``_keras_torch`` say what of the forward pass they contain.
+``keras_reuse``
+    The same, and the C library keeps what is freed: results lie in pages that are there already.
 ``keras_predict``
     ``model.predict`` of a model of this one layer: NumPy in, NumPy out, the whole batch in one step. Most of a small
     case's time is Keras' data pipeline. Setting the weights, which are new at each call, is part of it.
 
-    Of these two the backend is KERAS_BACKEND's, or that of Keras' configuration file, or TensorFlow.
+    Of these three the backend is KERAS_BACKEND's, or that of Keras' configuration file, or TensorFlow.
 ``keras_jax_cuda``, ``keras_tensorflow_cuda``, ``keras_torch_cuda``, and each with ``_tf32``
     The same as ``keras`` on a GPU, in float32 or TF32, on the backend of its name: Keras has one backend in a process,
     so each needs a process of its own. tf.function compiles with XLA, as Keras does where there is a GPU. A call
@@ -32,7 +34,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from impls.competitors._devices import cuda_of
-from impls.competitors._library import LibraryPlan, Run, arithmetic_of, missing, quiet, quiet_import, why_not_tf32
+from impls.competitors._library import (
+    REUSE,
+    LibraryPlan,
+    Run,
+    arithmetic_of,
+    keep_memory,
+    missing,
+    missing_reuse,
+    quiet,
+    quiet_import,
+    why_not_tf32,
+)
 from impls.contract import DIRECT, FLOAT32, GEMM, TF32, Implementation
 from impls.specs import FORWARD, GRAD_WEIGHTS, ConvSpec, PoolSpec, Spec
 
@@ -85,6 +98,8 @@ class KerasPlan(LibraryPlan):
         return _backend(cls.chosen or backend_name()).threads()
 
     def prepare(self):
+        if self.reuses_memory:
+            keep_memory()
         name = self.chosen or backend_name()
         self.backend = _backend(name)
         if self.place == GPU:
@@ -194,9 +209,11 @@ def _padding(spec: ConvSpec | PoolSpec) -> str | None:
     return "same" if spec.pads == replace(spec, padding="same").pads else None
 
 
-def _requires(chosen: str | None) -> str | None:
+def _requires(plan_type: type[KerasPlan]) -> str | None:
     """A missing Keras or backend, a backend without gradients, or a process that has Keras on another one."""
-    backend = chosen or backend_name()
+    backend = plan_type.chosen or backend_name()
+    if plan_type.reuses_memory and (reason := missing_reuse()):
+        return reason
     if backend not in BACKENDS:
         return f"Keras' {backend!r} backend is not offered; set KERAS_BACKEND to one of {', '.join(BACKENDS)}"
     if reason := missing("keras") or missing(backend):
@@ -233,8 +250,9 @@ def _on_cuda(backend: str, arithmetic: str) -> dict[str, Any]:
     }
 
 
-FIGURE: dict[str, tuple[type[KerasPlan], dict[str, Any]]] = {
+FIGURE: dict[str, tuple[type[KerasPlan], Mapping[str, Any]]] = {
     "": (Compiled, {}),
+    "_reuse": (Compiled, REUSE),
     "_predict": (Predict, {}),
     **{
         f"_{backend}_cuda{ending}": (Compiled, _on_cuda(backend, arithmetic))
@@ -260,8 +278,9 @@ def implementation(op: str, suffix: str) -> Implementation:
         algorithm=GEMM if op == "dense" else DIRECT,
         arithmetic=arithmetic_of(plan_type),
         why_not=partial(_why_not, plan_type),
-        requires=partial(_requires, plan_type.chosen),
+        requires=partial(_requires, plan_type),
         competitor=True,
+        alone=plan_type.reuses_memory,
         repeatable=False,
         note=_note(plan_type),
     )
@@ -275,7 +294,8 @@ def _note(plan_type: type[KerasPlan]) -> str:
         )
     if plan_type.place == CPU:
         how = BACKENDS.get(backend, "not offered")
-        return f"Keras on {backend}: the layer as a compiled step on resident tensors ({how})"
+        pages = ", results in pages that the C library kept" if plan_type.reuses_memory else ""
+        return f"Keras on {backend}: the layer as a compiled step on resident tensors ({how}){pages}"
     how = f"{ON_GPU[backend]}, {plan_type.arithmetic} set for convolutions and products"
     step = f"the layer as a compiled step on resident channels-last tensors ({how})"
     return f"Keras on {backend} on CUDA: {step}; a call enqueues, no copies between host and device"

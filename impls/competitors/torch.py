@@ -4,6 +4,8 @@
     On the CPU. Images and dense arrays are views of ours: addresses fixed, contents free. Two things are copies, made
     when a call is bound, as a PyTorch program has them before the call: convolution weights in PyTorch's channels_last
     layout, and what the forward pass of max pooling stores for its gradient (indices).
+``torch_reuse``
+    The same, and the C library keeps what is freed: results lie in pages that are there already.
 ``torch_cuda``, ``torch_cuda_tf32``
     The same on a GPU, in float32 or TF32, set for convolutions and for products of matrices; cuDNN tries its algorithms
     and keeps the fastest (cudnn.benchmark). All inputs are copies. A call enqueues and does not wait.
@@ -27,7 +29,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from impls.competitors._devices import cuda_of
-from impls.competitors._library import LibraryPlan, Run, arithmetic_of, missing, quiet, quiet_import, why_not_tf32
+from impls.competitors._library import (
+    REUSE,
+    LibraryPlan,
+    Run,
+    arithmetic_of,
+    keep_memory,
+    missing,
+    missing_reuse,
+    quiet,
+    quiet_import,
+    why_not_tf32,
+)
 from impls.contract import DIRECT, FLOAT32, GEMM, TF32, Call, Implementation, Unavailable
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ConvSpec, DenseSpec, Pair, PoolSpec, Sides
 
@@ -127,6 +140,8 @@ class TorchPlan(LibraryPlan):
     threads = staticmethod(threads)
 
     def prepare(self):
+        if self.reuses_memory:
+            keep_memory()
         self.torch = quiet_import(LIBRARY)
         self.aten = self.torch.ops.aten
         if self.place == CUDA:
@@ -331,6 +346,10 @@ def _why_not(plan_type: type[TorchPlan], spec: Any, direction: str) -> str | Non
     return why_not_tf32(plan_type, spec)
 
 
+def _requires(plan_type: type[TorchPlan]) -> str | None:
+    return missing(LIBRARY) or (missing_reuse() if plan_type.reuses_memory else None)
+
+
 def _on_cuda(arithmetic: str, **more: Any) -> dict[str, Any]:
     """What a plan on CUDA has beyond one on the CPU."""
     return {
@@ -342,8 +361,9 @@ def _on_cuda(arithmetic: str, **more: Any) -> dict[str, Any]:
     }
 
 
-FIGURE: dict[str, dict[str, Any]] = {
+FIGURE: dict[str, Mapping[str, Any]] = {
     "": {},
+    "_reuse": REUSE,
     "_cuda": _on_cuda(FLOAT32),
     "_cuda_tf32": _on_cuda(TF32),
     "_cuda_graph": _on_cuda(FLOAT32, is_captured=True),
@@ -351,7 +371,7 @@ FIGURE: dict[str, dict[str, Any]] = {
 """What makes each figure's plans of the plans above."""
 
 PLANS: dict[tuple[str, str], type[TorchPlan]] = {
-    (op, suffix): type(f"{base.__name__}{suffix}", (base,), attributes)
+    (op, suffix): type(f"{base.__name__}{suffix}", (base,), dict(attributes))
     for op, base in {"conv2d": Conv2D, "maxpool2d": MaxPool2D, "avgpool2d": AvgPool2D, "dense": Dense}.items()
     for suffix, attributes in FIGURE.items()
 }
@@ -366,8 +386,9 @@ def implementation(op: str, suffix: str) -> Implementation:
         algorithm=GEMM if op == "dense" else DIRECT,
         arithmetic=arithmetic_of(plan_type),
         why_not=partial(_why_not, plan_type),
-        requires=partial(missing, LIBRARY),
+        requires=partial(_requires, plan_type),
         competitor=True,
+        alone=plan_type.reuses_memory,
         repeatable=False,
         note=f"PyTorch's own kernels{_note(plan_type)}",
     )
@@ -376,7 +397,8 @@ def implementation(op: str, suffix: str) -> Implementation:
 def _note(plan_type: type[TorchPlan]) -> str:
     resident = "on resident channels_last tensors"
     if plan_type.place != CUDA:
-        return f", eager, {resident}; each call allocates its results"
+        pages = ", in pages that the C library kept" if plan_type.reuses_memory else ""
+        return f", eager, {resident}; each call allocates its results{pages}"
     how = "replayed as a CUDA graph" if plan_type.is_captured else "eager"
     chosen = f"{plan_type.arithmetic} set for convolutions and products, cudnn.benchmark"
     return f" on CUDA, {how}, {resident}, {chosen}; a call enqueues, no copies between host and device"

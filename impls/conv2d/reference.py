@@ -38,6 +38,7 @@ def padded(spec: ConvSpec, x: Any) -> Any:
 class Reference(Plan):
     """Computes in float64 whatever the dtype of its arrays."""
 
+    converts = True
     spec: ConvSpec
 
     def forward(self, x, w, b, out):

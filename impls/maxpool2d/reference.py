@@ -13,6 +13,7 @@ from impls.windows import inside, padded, taps
 class Reference(Plan):
     """A NaN under a window makes its maximum NaN, and takes its gradient."""
 
+    converts = True
     spec: PoolSpec
     offers = (DIRECTIONS[0], DIRECTIONS[2])
 

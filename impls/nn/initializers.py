@@ -45,6 +45,12 @@ class Initializer:
         if not (self.stddev >= 0 and math.isfinite(self.stddev)):
             raise SpecError(f"stddev={self.stddev} must be a finite number of at least 0")
 
+    def __str__(self) -> str:
+        """As "glorot_normal", "glorot_normal untruncated", or "normal 0.05"."""
+        if self.name == "normal":
+            return f"{self.name} {self.stddev:g}"
+        return self.name if self.truncated else f"{self.name} untruncated"
+
     def draw(self, shape: Shape, rng: np.random.Generator, dtype: str = "float32") -> Array:
         """Weights of this shape: (inputs, units) or (KH, KW, C / groups, F)."""
         return FAMILIES[self.name](self, shape, rng).astype(dtype)

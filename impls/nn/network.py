@@ -22,7 +22,8 @@ from impls.contract import ALIGNMENT, Unavailable, aligned_empty
 from impls.devices import CPU
 from impls.nn import activations, dropout
 from impls.nn.initializers import Initializer, default_for
-from impls.nn.structure import Dropout, Flatten, Step, Structure, parse, steps
+from impls.nn.normalization import Normalization
+from impls.nn.structure import AVERAGES, BatchNorm, Dropout, Flatten, Step, Structure, parse, steps
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, Shape, SpecError
 
 Array = npt.NDArray[Any]
@@ -38,6 +39,7 @@ EVERY = "*"
 class Options:
     """What a layer's short text does not say. Penalties are Keras': l1 sum |w| + l2 sum w^2, added to the loss.
 
+    A batch normalisation has no penalties; one that is not ``trainable`` uses its averages in training too, as Keras'.
     ``implementations``: the implementation's name for each direction; "auto" where it is not given.
     """
 
@@ -52,7 +54,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A kernel or a bias: where it lies in the flat arrays, its shape, and what its layer's options say of it."""
+    """A kernel, a bias, ...: where it lies in the flat arrays, its shape, and what its layer's options say of it.
+
+    A normalisation's moving averages are parameters that are not trainable: they have no gradient.
+    """
 
     layer: str
     kind: str
@@ -135,19 +140,19 @@ class Network:
         return self.options.get(layer, self.options.get(EVERY, Options()))
 
     def initialize(self, seed: int) -> None:
-        """Draw all weights; biases are zero. The same seed gives the same weights whatever the dtype."""
+        """Draw all weights; normalisations begin with 0 and 1, biases are zero. One seed, one result for any dtype."""
         rng = np.random.default_rng(seed)
         by_name = {step.name: step for step in self.steps}
         for parameter in self.parameters:
             values = parameter.of(self.weights)
-            values[...] = 0
+            values[...] = parameter.kind in _ONES
             if parameter.kind == "kernel":
                 step = by_name[parameter.layer]
                 initializer = self.options_of(step.name).initializer or default_for(activation_of(step))
                 values[...] = initializer.draw(parameter.shape, rng)
 
     def layer_weights(self, layer: str, flat: Array | None = None) -> tuple[Array, ...]:
-        """(kernel, bias) of a layer as views, empty where it has none; of another flat array if one is given."""
+        """A layer's parameters in order, (kernel, bias), as views; of another flat array if one is given."""
         source = self.weights if flat is None else flat
         return tuple(p.of(source) for p in self.parameters if p.layer == layer)
 
@@ -181,6 +186,7 @@ class Pass:
         self.x = _aligned(batch * math.prod(network.image_shape), network.dtype).reshape(batch, *network.image_shape)
         self._inputs: dict[str, Array] = {}
         self._outputs: dict[str, Array] = {}
+        self._normalizations: dict[str, Normalization] = {}
         self.forward_operations = tuple(self._bind_forward())
         self.y = self._outputs[network.steps[-1].name]
         self.dy = _aligned(self.y.size, network.dtype).reshape(self.y.shape)
@@ -219,10 +225,16 @@ class Pass:
                 if self.training and step.layer.rate:
                     y = _aligned(x.size, x.dtype.name).reshape(x.shape)
                     yield Operation(step.name, FORWARD, partial(self._drop, index, step.layer.rate, x, y))
+            elif isinstance(step.layer, BatchNorm):
+                y = _aligned(x.size, x.dtype.name).reshape(x.shape)
+                by_batch = self.training and self._learns(step)
+                bound = Normalization(x, y, self._weights(step), by_batch=by_batch)
+                self._normalizations[step.name] = bound
+                yield Operation(step.name, FORWARD, bound.forward)
             else:
                 assert case is not None
                 y = _aligned(math.prod(case.spec.y_shape), self.network.dtype).reshape(case.spec.y_shape)
-                yield self._call(step, case, FORWARD, (x, *self._weights(step, case), y))
+                yield self._call(step, case, FORWARD, (x, *self._weights(step), y))
                 if activation_of(step) in activations.FORWARD and step is not self.network.steps[-1]:
                     yield Operation(step.name, ACTIVATION, partial(activations.apply, activation_of(step), y))
             self._outputs[step.name] = x = y
@@ -240,9 +252,12 @@ class Pass:
             is_last, is_first = index == len(chain) - 1, index == learning[0]
             if not is_last and activation_of(step) in activations.BACKWARD:
                 yield Operation(step.name, ACTIVATION, partial(activations.take_back, activation_of(step), y, dy))
-            if self._learns(step):
+            gradients = self.network.layer_weights(step.name, self.network.gradients)
+            if self._learns(step) and isinstance(step.layer, BatchNorm):
+                run = partial(self._normalizations[step.name].grad_weights, dy, *gradients[:2])
+                yield Operation(step.name, GRAD_WEIGHTS, run)
+            elif self._learns(step):
                 assert case is not None
-                gradients = self.network.layer_weights(step.name, self.network.gradients)
                 yield self._call(step, case, GRAD_WEIGHTS, (x, dy, *gradients))
             if is_first:
                 return
@@ -251,10 +266,12 @@ class Pass:
             elif isinstance(step.layer, Dropout):
                 if step.layer.rate:
                     yield Operation(step.name, GRAD_INPUT, partial(self._drop, index, step.layer.rate, dy, dy))
+            elif isinstance(step.layer, BatchNorm):
+                yield Operation(step.name, GRAD_INPUT, partial(self._normalizations[step.name].grad_input, dy))
             else:
                 assert case is not None
                 dx = _aligned(x.size, self.network.dtype).reshape(x.shape)
-                weights = self._weights(step, case)
+                weights = self._weights(step)
                 inputs = (dy, weights[0]) if weights else (x, y, dy)
                 yield self._call(step, case, GRAD_INPUT, (*inputs, dx))
                 dy = dx
@@ -285,7 +302,7 @@ class Pass:
         case = step.case(self.batch)
         return None if case is None else replace(case, spec=replace(case.spec, dtype=self.network.dtype))
 
-    def _weights(self, step: Step, case: Case) -> tuple[Array, ...]:
+    def _weights(self, step: Step) -> tuple[Array, ...]:
         return self.network.layer_weights(step.name)
 
     def _learns(self, step: Step) -> bool:
@@ -300,19 +317,17 @@ def activation_of(step: Step) -> str:
 def _parameters(chain: tuple[Step, ...], options_of: Callable[[str], Options]) -> Iterator[Parameter]:
     start = 0
     for step in chain:
-        case = step.case(1)
-        if not step.parameters or case is None:
-            continue
         options = options_of(step.name)
-        for kind, shape, l1, l2 in (
-            ("kernel", case.spec.w_shape, options.l1_kernel, options.l2_kernel),
-            ("bias", case.spec.b_shape, options.l1_bias, options.l2_bias),
-        ):
-            assert shape is not None
-            parameter = Parameter(step.name, kind, start, shape, l1, l2, options.trainable)
+        penalties = {"kernel": (options.l1_kernel, options.l2_kernel), "bias": (options.l1_bias, options.l2_bias)}
+        for kind, shape in step.parameter_shapes.items():
+            trainable = options.trainable and kind not in AVERAGES
+            parameter = Parameter(step.name, kind, start, shape, *penalties.get(kind, (0.0, 0.0)), trainable)
             yield parameter
             start = -(-parameter.stop // _LINE) * _LINE
 
+
+_ONES = ("gamma", "moving_variance")
+"""Kinds of parameters that begin with 1."""
 
 _LINE = ALIGNMENT // 4
 """Every parameter begins on a cache line; what lies between stays zero, weights and gradients alike."""

@@ -227,6 +227,14 @@ def named(name: str, **settings: Any) -> Optimizer:
     return optimizer
 
 
+def described(optimizer: Optimizer) -> dict[str, Any]:
+    """The settings of an optimizer with its ``name``: ``named`` makes it again. Raises SpecError for a schedule."""
+    if not isinstance(optimizer.learning_rate, int | float):
+        raise SpecError(f"a learning rate that changes cannot be written as a number: {optimizer.learning_rate}")
+    name = next(name for name, made in OPTIMIZERS.items() if made is type(optimizer))
+    return {"name": name} | {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
+
+
 def _parts(w: Array) -> int:
     return parts_for(len(w), SERIAL_BELOW)
 

@@ -5,6 +5,7 @@
     M(4)         max pooling: 4x4 windows side by side; what is left over at the bottom and right is dropped
     A(4)         average pooling of the same windows
     DR(0.25)     dropout: the fraction dropped in training; nothing happens in inference
+    BN()         batch normalisation of every channel, or unit, with Keras' settings
     F()          flatten
     D(64,r)      dense: 64 units; the activation may be left out
 
@@ -25,6 +26,9 @@ from impls.specs import Activation, Case, ConvSpec, DenseSpec, PoolSpec, Shape, 
 
 ACTIVATIONS = {"linear": "l", "relu": "r", "sigmoid": "s", "softmax": "sm", "tanh": "t"}
 """Every activation and its short form."""
+
+AVERAGES = ("moving_mean", "moving_variance")
+"""Kinds of parameters that no gradient moves."""
 
 _LONG = {short: name for name, short in ACTIVATIONS.items()}
 
@@ -90,6 +94,16 @@ class Dropout:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """Every channel brought to a learned mean and deviation: of the batch in training, of averages in inference."""
+
+    code: ClassVar[str] = "BN"
+
+    def __str__(self) -> str:
+        return "BN()"
+
+
+@dataclass(frozen=True, slots=True)
 class Flatten:
     """An image as a row, in the order of its memory."""
 
@@ -115,7 +129,7 @@ class Dense:
         return f"D({self.units}{_activation_text(self.activation)})"
 
 
-Layer: TypeAlias = Conv | MaxPool | AveragePool | Dropout | Flatten | Dense
+Layer: TypeAlias = Conv | MaxPool | AveragePool | Dropout | BatchNorm | Flatten | Dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +162,25 @@ class Step:
     output_shape: Shape
 
     @property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """The shape of every parameter by its kind, in the order in which Keras' layer has them."""
+        inputs = self.input_shape[-1]
+        match self.layer:
+            case Conv(kernel, filters):
+                return {"kernel": (kernel, kernel, inputs, filters), "bias": (filters,)}
+            case Dense(units):
+                return {"kernel": (inputs, units), "bias": (units,)}
+            case BatchNorm():
+                return dict.fromkeys(("gamma", "beta", *AVERAGES), (inputs,))
+        return {}
+
+    @property
     def parameters(self) -> int:
-        """Weights and biases."""
-        if isinstance(self.layer, Conv):
-            return (self.layer.kernel**2 * self.input_shape[-1] + 1) * self.layer.filters
-        return (self.input_shape[0] + 1) * self.layer.units if isinstance(self.layer, Dense) else 0
+        """Weights and biases; of a normalisation its averages too."""
+        return sum(map(math.prod, self.parameter_shapes.values()))
 
     def case(self, batch: int) -> Case | None:
-        """The layer problem of this step, None where there is none to compute (dropout, flatten).
+        """The layer problem of this step, None where there is none to compute (dropout, normalisation, flatten).
 
         An activation other than relu is left to whoever runs the network: the problem is then linear.
         """
@@ -212,6 +237,7 @@ def parse(text: str) -> Structure:
     return Structure(tuple(layers), tuple(map(int, prefix.groups())) if prefix else None)
 
 
+_FORMS = "C(kernel,filters), M(pool), A(pool), DR(rate), BN(), F(), D(units)"
 _WHOLE = r"\d+"
 _FRACTION = r"\d*\.\d+|\d+"
 _ACTIVATION = r"[a-z]+"
@@ -249,7 +275,7 @@ def _read_layer(scanner: _Scanner) -> Iterator[Layer]:
     """One layer as often as it is repeated, and the semicolon after it."""
     scanner.optional("")
     start = scanner.position
-    code = scanner.take("DR|[CMAFD]", "one of the layers C(kernel,filters), M(pool), A(pool), DR(rate), F(), D(units)")
+    code = scanner.take("DR|BN|[CMAFD]", f"one of the layers {_FORMS}")
     scanner.take(r"\(", "an opening bracket")
     try:
         layer = _read_arguments(scanner, code)
@@ -276,7 +302,7 @@ def _read_arguments(scanner: _Scanner, code: str) -> Layer:
         return Dropout(float(scanner.take(_FRACTION, "the fraction to drop")))
     if code == "D":
         return Dense(int(scanner.take(_WHOLE, "the number of units")), _read_activation(scanner))
-    return Flatten()
+    return BatchNorm() if code == "BN" else Flatten()
 
 
 def _read_activation(scanner: _Scanner) -> str:

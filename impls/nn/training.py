@@ -29,6 +29,10 @@ Callback: TypeAlias = Callable[["Trainer", Record], object]
 """Called after every epoch with the trainer and the epoch's record; True ends the training."""
 
 
+PERMUTATION, INDEPENDENT = "permutation", "independent"
+SAMPLINGS = (PERMUTATION, INDEPENDENT)
+
+
 class TrainingError(RuntimeError):
     """The loss or the data is NaN or infinite: the message says where it began, and what was kept."""
 
@@ -49,6 +53,9 @@ class EarlyStopping:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How to train. ``batches`` (a number of batches per epoch, sizes differing by one at most) goes before ``batch``.
+
+    ``sampling``: with "permutation" every sample comes once an epoch, in a new order each time if ``shuffle``; with
+    "independent" every batch is drawn by itself, without replacement, from all samples: some come twice, some not.
 
     Gradients are means over the batch; penalties are added before clipping, as in Keras. ``clip_norm`` limits the norm
     of each parameter's gradient, ``clip_global_norm`` that of all together; at most one way of clipping is allowed.
@@ -71,6 +78,7 @@ class Settings:
     clip_global_norm: float | None = None
     weight_decay: float = 0.0
     shuffle: bool = True
+    sampling: str = PERMUTATION
     seed: int = 0
     validation_split: float = 0.0
     early_stopping: EarlyStopping | None = None
@@ -88,6 +96,10 @@ class Settings:
         for loss in self.loss_sequence:
             if loss not in losses.LOSSES:
                 raise SpecError(f"unknown loss {loss!r}; known: {', '.join(losses.LOSSES)}")
+        if self.sampling not in SAMPLINGS:
+            raise SpecError(f"unknown sampling {self.sampling!r}; known: {', '.join(SAMPLINGS)}")
+        if self.sampling == INDEPENDENT and not self.shuffle:
+            raise SpecError("independent sampling has no order to keep: leave shuffle as it is")
         if not 0 <= self.validation_split < 1:
             raise SpecError(f"validation_split={self.validation_split} must be at least 0 and below 1")
         clips = [name for name in ("clip_value", "clip_norm", "clip_global_norm") if getattr(self, name) is not None]
@@ -137,6 +149,7 @@ class Trainer:
         self.validation = None if validation is None else _checked(network, validation, "validation")
         self._spans = tuple(_spans(network.parameters))
         self._passes: dict[int, Pass] = {}
+        self._asked: Pass | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -167,19 +180,18 @@ class Trainer:
         if stopping and stopping.restore_best and self._best:
             self.network.weights[...] = self._best[1]
         if self.response is not None:
-            self.response.give_back(predict(self.network, self.data.x, self.settings.batch))
+            self.response.give_back(predict(self.network, self.data.x, self.settings.batch, self._asking()))
 
     def epoch(self) -> Record:
-        """One pass over the data in a new order. Raises TrainingError where the loss stops being finite."""
-        order = self._rng.permutation(len(self.data)) if self.settings.shuffle else np.arange(len(self.data))
-        record = self.train(batches(order, self.settings))
+        """One pass over the data in new batches. Raises TrainingError where the loss stops being finite."""
+        record = self.train(sampled(len(self.data), self.settings, self._rng))
         if self.validation is not None:
             judged = Data(self.validation.x, self.learned(self.validation.targets))
-            found = evaluate(self.network, judged, self.settings.loss, self.settings.batch)
+            found = evaluate(self.network, judged, self.settings.loss, self.settings.batch, self._asking())
             record |= {f"val_{name}": value for name, value in found.items()}
         if self.response is not None:
             record = {name: self.response.in_unit_of_y(value) for name, value in record.items()}
-            self.response.adapt(predict(self.network, self.data.x, self.settings.batch))
+            self.response.adapt(predict(self.network, self.data.x, self.settings.batch, self._asking()))
         self.history.append(record)
         self.descended.watch(record["loss"], 1 - len(self.history) / self.settings.epochs)
         self._watch(record)
@@ -195,7 +207,7 @@ class Trainer:
                 raise self._failure(number, len(chosen), loss, before)
             total, right, count = total + loss * len(chosen), right + hits, count + len(chosen)
         record: Record = {"loss": total / count}
-        if _has_accuracy(self.settings.loss):
+        if has_accuracy(self.settings.loss):
             record["accuracy"] = right / count
         return record
 
@@ -213,7 +225,7 @@ class Trainer:
             return loss, 0.0
         bound.backward()
         loss += self.update()
-        return loss, _hits(bound.y, targets) if _has_accuracy(self.settings.loss) else 0.0
+        return loss, _hits(bound.y, targets) if has_accuracy(self.settings.loss) else 0.0
 
     def gather(self, bound: Pass, chosen: Array) -> Array:
         """Bring these samples into the pass's x; returns their targets."""
@@ -248,6 +260,11 @@ class Trainer:
             self._passes[batch] = Pass(self.network, batch, training=True)
         return self._passes[batch]
 
+    def _asking(self) -> Pass:
+        """The pass that asks for answers, made once: binding one takes as long as several steps of a small network."""
+        self._asked = self._asked or Pass(self.network, self.settings.batch, training=False)
+        return self._asked
+
     def optimizer_state(self) -> list[tuple[tuple[int, int], State]]:
         """The optimizer's arrays for every span (start, stop) of the flat weights that learns."""
         return list(zip(self._spans, self._states, strict=True))
@@ -277,6 +294,17 @@ class Trainer:
         )
 
 
+def sampled(count: int, settings: Settings, rng: np.random.Generator) -> Iterator[Array]:
+    """The samples, of so many, of each step of an epoch: what ``sampling`` says, drawn from ``rng``.
+
+    Independent batches all have one size; there are as many as permuted ones, ceil(count / size).
+    """
+    if settings.sampling == PERMUTATION:
+        return batches(rng.permutation(count) if settings.shuffle else np.arange(count), settings)
+    size = min(settings.batch, count) if settings.batches is None else math.ceil(count / settings.batches)
+    return (rng.choice(count, size, replace=False) for _ in range(math.ceil(count / size)))
+
+
 def batches(order: Array, settings: Settings) -> Iterator[Array]:
     """The samples of each step: ``batches`` parts whose sizes differ by one at most, or parts of ``batch``."""
     if settings.batches is not None:
@@ -286,14 +314,14 @@ def batches(order: Array, settings: Settings) -> Iterator[Array]:
         yield order[start : start + settings.batch]
 
 
-def predict(network: Network, x: Array, batch: int = 32) -> Array:
+def predict(network: Network, x: Array, batch: int = 32, bound: Pass | None = None) -> Array:
     """The network's answers (n, units) for samples (n, H, W, C).
 
     Every pass has the same batch size, the last one filled up, so that a sample's answer does not depend on which
-    others come with it.
+    others come with it. ``bound``: an inference pass of the network at this batch size, where there is one already.
     """
     answers = np.empty((len(x), *network.output_shape), network.dtype)
-    bound = Pass(network, batch, training=False)
+    bound = bound or Pass(network, batch, training=False)
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
         bound.x[: len(part)] = part
@@ -304,13 +332,13 @@ def predict(network: Network, x: Array, batch: int = 32) -> Array:
     return answers
 
 
-def evaluate(network: Network, data: Data, loss: str, batch: int = 32) -> Record:
-    """Loss (penalties included), and accuracy where the loss is of classes."""
-    answers = predict(network, data.x, batch)
+def evaluate(network: Network, data: Data, loss: str, batch: int = 32, bound: Pass | None = None) -> Record:
+    """Loss (penalties included), and accuracy where the loss is of classes; ``bound`` as for ``predict``."""
+    answers = predict(network, data.x, batch, bound)
     # The activation has been applied: what is asked for is the loss of probabilities.
     value = losses.evaluate(loss, "linear", answers, data.targets.astype(answers.dtype), np.empty_like(answers))
     record: Record = {"loss": value + penalty_of(network)}
-    if _has_accuracy(loss):
+    if has_accuracy(loss):
         record["accuracy"] = _hits(answers, data.targets) / len(data)
     return record
 
@@ -394,7 +422,8 @@ def _checked(network: Network, data: Data, what: str) -> Data:
     return Data(x, targets)
 
 
-def _has_accuracy(loss: str) -> bool:
+def has_accuracy(loss: str) -> bool:
+    """Whether answers are right or wrong, and not near or far."""
     return loss != "mean_squared_error"
 
 

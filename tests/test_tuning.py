@@ -1,0 +1,262 @@
+"""Searching: choices become networks, a validation part judges, studies go on, processes share one; all by Optuna."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from bench import optuna_study, tuning
+from bench.cli import main
+from bench.holdout import Holdout, hold_out
+from bench.optuna_study import OptunaStudy, TuneError
+from bench.tuning import Choice, Search, Space, finish, implementations, train
+from impls.nn.saving import load
+from impls.nn.training import Data, evaluate
+from impls.specs import SpecError
+from reports import tune_folder
+
+ROOT = Path(__file__).parents[1]
+SMALL = Space(layers=(1, 2), widths=(4, 8), batches=(8, 16))
+CHOICE = Choice(widths=(8, 6), dropout=0.25, rate=0.01, initializer="he_normal", clip="norm", clip_at=0.5, batch=16)
+
+
+@pytest.fixture(scope="module")
+def data() -> Holdout:
+    """Three classes of 3x3 images with noise."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((3, 3, 3, 1))
+
+    def part(count: int) -> Data:
+        labels = np.arange(count) % 3
+        x = centres[labels] + 0.8 * rng.standard_normal((count, 3, 3, 1))
+        return Data(x.astype(np.float32), np.eye(3, dtype=np.float32)[labels])
+
+    return Holdout("made", part(48), part(30), part(30))
+
+
+def study_in(address: str = "sqlite://", objective: str = "accuracy", **options) -> OptunaStudy:
+    """A small study in a storage, of this process's memory if nobody says otherwise; skips without Optuna."""
+    pytest.importorskip("optuna")
+    options = {"epochs": 3} | options
+    return OptunaStudy(Search(dataset="made", objective=objective, **options), SMALL, address)
+
+
+def params_of(study: OptunaStudy) -> list:
+    """What every finished trial was."""
+    return [(dict(t.params), t.values) for t in study.trials() if t.state in optuna_study.FINISHED]
+
+
+# --- choices ---
+
+
+def test_a_choice_is_a_network_and_its_settings():
+    search = Search(dataset="made", epochs=7, activation="tanh", optimizer="sgd", seed=3)
+    network = CHOICE.network(search, (3, 3, 1), 3)
+    assert str(network.structure) == "F();D(8,t);DR(0.25);D(6,t);DR(0.25);D(3,sm);"
+    assert network.options["*"].initializer.name == "he_normal"
+    settings = CHOICE.settings(search, 10)
+    assert (settings.epochs, settings.batch, settings.clip_global_norm, settings.clip_value) == (7, 10, 0.5, None)
+    assert (type(settings.optimizer).__name__, settings.optimizer.learning_rate) == ("SGD", 0.01)
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba_jit"])
+def test_an_implementation_computes_every_layer_that_keeps_its_initializer(name):
+    network = replace(CHOICE, implementation=name).network(Search(dataset="made"), (3, 3, 1), 3)
+    for layer in ("d1", "d3", "d5"):
+        options = network.options_of(layer)
+        assert options.implementations["forward"] == name
+        assert options.initializer.name == "he_normal"
+    assert name in implementations()
+
+
+def test_seconds_are_those_of_training_and_end_with_each_epoch(data):
+    """The clock is read before and after each epoch's steps, and at no other time."""
+    ticks = itertools.count()
+    found = train(Search(dataset="made", epochs=4), CHOICE, data.train, data.validation, clock=lambda: next(ticks))
+    assert found.seconds == [1, 2, 3, 4]
+    assert next(ticks) == 8
+
+
+def test_a_trained_choice_has_the_weights_of_its_best_epoch_and_is_the_same_every_time(data):
+    search = Search(dataset="made", objective="loss", epochs=6)
+    found, again = (train(search, CHOICE, data.train, data.validation) for _ in range(2))
+    assert found.history == again.history
+    best, epoch = tuning.OBJECTIVES["loss"].best(found.history)
+    assert found.history[epoch - 1]["val_loss"] == best == min(record["val_loss"] for record in found.history)
+    figures = evaluate(found.network, data.validation, "categorical_crossentropy", CHOICE.batch)
+    assert figures["loss"] == pytest.approx(best)
+
+
+def test_a_choice_that_diverges_is_told_and_judged_by_what_it_reached(data):
+    wild = replace(CHOICE, rate=1e30, clip="none", clip_at=None, dropout=0.0)
+    search = Search(dataset="made", optimizer="sgd")
+    found = train(search, wild, data.train, data.validation)
+    assert "the loss became" in found.failure
+    assert tuning.OBJECTIVES["accuracy"].best([]) == (0.0, 0)
+    assert tuning.OBJECTIVES["loss"].best([]) == (float("inf"), 0)
+
+
+def test_the_test_part_is_looked_at_once_and_the_retrained_network_has_seen_the_rest(data, monkeypatch):
+    looked, samples = [], []
+    monkeypatch.setattr(tuning, "evaluate", lambda network, part, *more: looked.append(part) or {})
+    original = tuning.Trainer
+    monkeypatch.setattr(
+        tuning, "Trainer", lambda network, part, *more: samples.append(len(part)) or original(network, part, *more)
+    )
+    chosen = finish(Search(dataset="made", epochs=3), CHOICE, data)
+    assert [part is data.test for part in looked] == [False, True]
+    assert samples == [48, 78]
+    assert 1 <= chosen.epoch <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"objective": "speed"}, "unknown objective 'speed'; known: accuracy, loss, time"),
+        ({"activation": "swish"}, "activation='swish' must be one of"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(options, words):
+    with pytest.raises(SpecError, match=words):
+        Search(dataset="digits", **options)
+
+
+def test_without_optuna_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = CliRunner().invoke(main, ["tune"])
+    assert result.exit_code == 2
+    assert "pip install -e '.[tune]'" in result.output
+
+
+# --- studies ---
+
+
+@pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
+def test_a_study_that_was_interrupted_goes_on_as_it_would_have(kind, data, tmp_path):
+    """The sampler of a trial is a function of the seed and its number; from the eleventh on it learns from others."""
+    address = f"{kind}{tmp_path}/study"
+    whole = study_in(epochs=1)
+    whole.run(data, 12)
+    study_in(address, epochs=1).run(data, 11)
+    parts = study_in(address, epochs=1)
+    parts.run(data, 12)
+    assert params_of(parts) == params_of(whole)
+    parts.run(data, 12)
+    assert parts.finished == len(params_of(whole)) == 12
+    for trial in whole.trials():
+        assert set(trial.params) >= {"layers", "width_1", "dropout", "rate", "initializer", "clip", "batch"}
+        assert trial.params["layers"] <= 2
+        assert 1e-3 <= trial.params["rate"] <= 1e-1
+
+
+def test_a_hopeless_trial_ends_before_its_last_epoch(data, monkeypatch):
+    """The median of the trials before decides, from a trial and an epoch on that are made small here."""
+    monkeypatch.setattr(optuna_study, "STARTUP", 1)
+    monkeypatch.setattr(optuna_study, "WARM_EPOCHS", 0)
+    study = study_in(epochs=4)
+    study.run(data, 8)
+    pruned = [trial for trial in study.trials() if trial.state == "PRUNED"]
+    assert pruned
+    assert all(len(trial.curve) < 4 for trial in pruned)
+
+
+def test_the_best_trial_is_the_one_that_was_judged_best_and_can_be_made_again(data, monkeypatch):
+    monkeypatch.setattr(optuna_study, "ENOUGH", 4)
+    study = study_in(objective="loss")
+    study.run(data, 6)
+    (best,) = [trial for trial in study.trials() if trial.on_front]
+    assert best.values[0] == min(trial.values[0] for trial in study.trials() if trial.state == "COMPLETE")
+    chosen = finish(study.search, study.best(), data)
+    assert chosen.validation["loss"] == pytest.approx(best.values[0])
+    shares = study.importance()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(share > 0 for share in shares.values())
+
+
+def test_time_to_accuracy_gives_a_front_and_its_files(data, tmp_path):
+    study = study_in(objective="time")
+    study.run(data, 4)
+    trials = study.trials()
+    for trial in trials:
+        accuracy, seconds = trial.values
+        assert 0 <= accuracy <= 1
+        assert 0 < seconds <= trial.seconds
+        beaten = any(t.values[0] >= accuracy and t.values[1] <= seconds and t.values != trial.values for t in trials)
+        assert trial.on_front != beaten
+    found = tune_folder.Found.of(study, finish(study.search, study.best(), data))
+    names = {path.name for path in tune_folder.write(tmp_path / "out", found)}
+    assert names >= {"best.safetensors", "retrained.safetensors", "tune.md", "trials.csv", "front.png", "history.png"}
+    assert (
+        load(tmp_path / "out" / "best.safetensors").named_weights().keys() == found.chosen.judged.named_weights().keys()
+    )
+    assert len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 4
+
+
+def test_a_study_of_something_else_is_not_gone_on_with(tmp_path):
+    address = f"sqlite:///{tmp_path}/study"
+    study_in(address)
+    with pytest.raises(TuneError, match=r"epochs 3, now 4.*--name"):
+        study_in(address, epochs=4)
+
+
+def test_where_time_is_judged_another_machine_or_thread_count_is_another_study(tmp_path):
+    address = f"sqlite:///{tmp_path}/study"
+    study_in(address, "time", place="machine a, threads: 2")
+    with pytest.raises(TuneError, match="place machine a, threads: 2, now machine b, threads: 2"):
+        study_in(address, "time", place="machine b, threads: 2")
+
+
+def test_a_storage_that_cannot_be_opened_is_named(tmp_path):
+    pytest.importorskip("optuna")
+    with pytest.raises(TuneError, match="nonsense://x cannot be opened"):
+        OptunaStudy(Search(dataset="digits"), SMALL, "nonsense://x")
+
+
+def shared(address: str) -> OptunaStudy:
+    """A study that two processes work on at once, with four trials and at most one more; both end well."""
+    pytest.importorskip("optuna")
+    words = ["tune", "--trials", "4", "--epochs", "1", "--threads", "1", "--storage", address, "--name", "shared"]
+    command = [sys.executable, "-m", "bench", *words]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, cwd=ROOT, **streams) for _ in range(2)]
+    for process in both:
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+    search = Search(dataset="digits", epochs=1)
+    return OptunaStudy(search, Space(), address, "shared")
+
+
+def test_two_processes_share_a_study_and_no_two_trials_are_the_same(tmp_path):
+    study = shared(f"sqlite:///{tmp_path}/study")
+    trials = [trial for trial in study.trials() if trial.state in optuna_study.FINISHED]
+    assert 4 <= len(trials) <= 5  # each finishes the one that it has begun
+    assert len({json.dumps(dict(trial.params), sort_keys=True) for trial in trials}) == len(trials)
+
+
+def test_two_processes_share_a_study_in_postgresql():
+    address = os.environ.get("LAYERBENCH_POSTGRESQL")
+    if not address:
+        pytest.skip("no PostgreSQL server: LAYERBENCH_POSTGRESQL names none")
+    assert len(shared(address).trials()) >= 4
+
+
+def test_the_command_searches_the_digits_and_its_files_say_what_it_found(tmp_path):
+    pytest.importorskip("optuna")
+    words = ["tune", "--trials", "2", "--epochs", "2", "--threads", "1", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*words, "--storage", f"sqlite:///{tmp_path}/s.sqlite"])
+    assert result.exit_code == 0, result.output
+    assert "The best" in result.output
+    network = load(tmp_path / "out" / "retrained.safetensors")
+    figures = evaluate(network, hold_out("digits").test, "categorical_crossentropy", 256)
+    assert f"{figures['accuracy']:.2%}" in result.output
