@@ -706,6 +706,18 @@ def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path 
     click.echo(f"{path}: {len(table.entries)} problems, {table.origin}")
 
 
+@main.command("adaptive")
+@click.option("--figure", "names", multiple=True, default=("all",), metavar="NAME|all", help="A study, or contest.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="out/adaptive")
+def adaptive_command(names: tuple[str, ...], output: Path) -> None:
+    """Draw every figure and table of docs/adaptive.md: the features of the adaptive models, and their contest."""
+    from reports.adaptive_folder import write
+
+    for table in write(names, output):
+        _print(table)
+    click.echo(f"figures and tables are in {output}")
+
+
 @main.command("profile")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write page, JSON and figure.")
 @click.option("--json", "json_path", type=_FILE, help="Write the figures as JSON.")

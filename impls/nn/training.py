@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from impls.nn import losses
+from impls.nn.adaptive.errors import AdaptiveLoss
+from impls.nn.equalised import Response
 from impls.nn.network import Network, Parameter, Pass
 from impls.nn.optimizers import Adam, Optimizer, State
 from impls.nn.schedules import rate_at
@@ -59,6 +61,11 @@ class Settings:
     of each parameter's gradient, ``clip_global_norm`` that of all together; at most one way of clipping is allowed.
     ``weight_decay`` takes rate * weight_decay * w from every weight before its step. ``validation_split``: the fraction
     of the samples, taken from the end before shuffling as Keras does, that is held out.
+
+    ``first_losses`` are descended before ``loss``, by which the network is judged: each until it stalls, which is when
+    an epoch's loss has not fallen by a hundredth within ``loss_patience`` epochs, or until the last quarter begins.
+    ``equalise``: the targets adapt to the network's answers by scale and location (impls/nn/equalised.py). Losses are
+    recorded in the targets' unit all the same; the network answers in it when training has finished.
     """
 
     epochs: int = 100
@@ -75,6 +82,9 @@ class Settings:
     seed: int = 0
     validation_split: float = 0.0
     early_stopping: EarlyStopping | None = None
+    first_losses: tuple[str, ...] = ()
+    loss_patience: int = 10
+    equalise: bool = False
 
     def __post_init__(self) -> None:
         """Raises SpecError for a setting outside its range, naming it."""
@@ -83,8 +93,9 @@ class Settings:
                 raise SpecError(f"{name}={getattr(self, name)} must be at least 1")
         if self.batches is not None and self.batches < 1:
             raise SpecError(f"batches={self.batches} must be at least 1")
-        if self.loss not in losses.LOSSES:
-            raise SpecError(f"unknown loss {self.loss!r}; known: {', '.join(losses.LOSSES)}")
+        for loss in self.loss_sequence:
+            if loss not in losses.LOSSES:
+                raise SpecError(f"unknown loss {loss!r}; known: {', '.join(losses.LOSSES)}")
         if self.sampling not in SAMPLINGS:
             raise SpecError(f"unknown sampling {self.sampling!r}; known: {', '.join(SAMPLINGS)}")
         if self.sampling == INDEPENDENT and not self.shuffle:
@@ -97,6 +108,17 @@ class Settings:
         for name in clips:
             if not getattr(self, name) > 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be above 0")
+        if self.loss_patience < 1:
+            raise SpecError(f"loss_patience={self.loss_patience} must be at least 1")
+        if len(self.loss_sequence) > 1 and self.early_stopping and self.early_stopping.monitor == "loss":
+            raise SpecError("early stopping cannot watch 'loss', which changes with first_losses; watch 'val_loss'")
+        if self.equalise and self.loss_sequence != ("mean_squared_error",):
+            raise SpecError(f"equalise is for the mean squared error alone, not {', '.join(self.loss_sequence)}")
+
+    @property
+    def loss_sequence(self) -> tuple[str, ...]:
+        """The losses that are descended, one after the other; the last one judges."""
+        return (*self.first_losses, self.loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +150,6 @@ class Trainer:
         self._spans = tuple(_spans(network.parameters))
         self._passes: dict[int, Pass] = {}
         self._asked: Pass | None = None
-        """The pass that validates: binding one anew in each epoch takes as long as several steps of a small network."""
         self.reset()
 
     def reset(self) -> None:
@@ -136,6 +157,9 @@ class Trainer:
         self.history: list[Record] = []
         self.steps = 0
         self.stopped = False
+        self.descended = AdaptiveLoss(self.settings.loss_sequence, self.settings.loss_patience)
+        """By its ``name`` the loss that is descended now."""
+        self.response = Response(self.network, self.data.targets) if self.settings.equalise else None
         self._rng = np.random.default_rng(self.settings.seed)
         self._states = [self.settings.optimizer.init(stop - start) for start, stop in self._spans]
         self._best: tuple[float, Array, int] | None = None
@@ -151,19 +175,25 @@ class Trainer:
         return self.history
 
     def finish(self) -> None:
-        """Bring the best weights back where early stopping is asked to."""
+        """Bring the best weights back where early stopping asks for them, and an equalised network to its targets."""
         stopping = self.settings.early_stopping
         if stopping and stopping.restore_best and self._best:
             self.network.weights[...] = self._best[1]
+        if self.response is not None:
+            self.response.give_back(predict(self.network, self.data.x, self.settings.batch, self._asking()))
 
     def epoch(self) -> Record:
         """One pass over the data in new batches. Raises TrainingError where the loss stops being finite."""
         record = self.train(sampled(len(self.data), self.settings, self._rng))
         if self.validation is not None:
-            self._asked = self._asked or Pass(self.network, self.settings.batch, training=False)
-            found = evaluate(self.network, self.validation, self.settings.loss, self._asked.batch, self._asked)
+            judged = Data(self.validation.x, self.learned(self.validation.targets))
+            found = evaluate(self.network, judged, self.settings.loss, self.settings.batch, self._asking())
             record |= {f"val_{name}": value for name, value in found.items()}
+        if self.response is not None:
+            record = {name: self.response.in_unit_of_y(value) for name, value in record.items()}
+            self.response.adapt(predict(self.network, self.data.x, self.settings.batch, self._asking()))
         self.history.append(record)
+        self.descended.watch(record["loss"], 1 - len(self.history) / self.settings.epochs)
         self._watch(record)
         return record
 
@@ -200,11 +230,15 @@ class Trainer:
     def gather(self, bound: Pass, chosen: Array) -> Array:
         """Bring these samples into the pass's x; returns their targets."""
         np.take(self.data.x, chosen, axis=0, out=bound.x, mode="clip")
-        return self.data.targets[chosen]
+        return self.learned(self.data.targets[chosen])
+
+    def learned(self, targets: Array) -> Array:
+        """What the network learns in place of these targets: they themselves, unless they are equalised."""
+        return targets if self.response is None else self.response.of(targets)
 
     def loss_of(self, bound: Pass, targets: Array) -> float:
         """The loss of the pass's y, which the last activation is applied to; its gradient goes into the pass's dy."""
-        return losses.evaluate(self.settings.loss, self.network.activation, bound.y, targets, bound.dy)
+        return losses.evaluate(self.descended.name, self.network.activation, bound.y, targets, bound.dy)
 
     def update(self) -> float:
         """Move the weights by the network's gradients; returns the penalties at the weights before."""
@@ -225,6 +259,11 @@ class Trainer:
         if batch not in self._passes:
             self._passes[batch] = Pass(self.network, batch, training=True)
         return self._passes[batch]
+
+    def _asking(self) -> Pass:
+        """The pass that asks for answers, made once: binding one takes as long as several steps of a small network."""
+        self._asked = self._asked or Pass(self.network, self.settings.batch, training=False)
+        return self._asked
 
     def optimizer_state(self) -> list[tuple[tuple[int, int], State]]:
         """The optimizer's arrays for every span (start, stop) of the flat weights that learns."""
