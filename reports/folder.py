@@ -11,8 +11,10 @@ from pathlib import Path
 
 from bench.results import Row, Run, write_csv
 from reports import plots, tables
+from reports.best_of_each import best_of_each, worst_cases
 from reports.formats import Table, markdown_table
 from reports.frames import latest, timed
+from reports.starting import starting
 
 LARGE = 500_000
 """Bytes of CSV above which it is compressed."""
@@ -59,7 +61,14 @@ def write_results(folder: Path, run: Run, rows: Iterable[Row]) -> tuple[Path, ..
 
 def _readme(run: Run, rows: tuple[Row, ...], images: list[str]) -> str:
     heading = listed(tables.heading(run, rows))
-    body = (tables.summary(run, rows), tables.means(run, rows), tables.not_timed(run, rows))
+    body = (
+        tables.summary(run, rows),
+        best_of_each(rows),
+        worst_cases(rows),
+        tables.means(run, rows),
+        starting(rows),
+        tables.not_timed(run, rows),
+    )
     gallery = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in images)
     timed_count = f"{len(timed(rows))} of {len(rows)} measurements carry a time; [every case](cases.md)."
     title = f"Suite {run.suite} on {run.machine.get('id', 'a machine without a name')}, {run.started[:10]}"
