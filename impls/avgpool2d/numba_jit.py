@@ -14,7 +14,7 @@ from impls.contract import DIRECT, Implementation, Plan, float32_only
 from impls.numba_setup import njit, prange
 from impls.parts import parts_for, shared
 from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
-from impls.vectors import LANES, add, divide, first_lanes, load, spread, store, under
+from impls.vectors import LANES, add, ask_to_read, ask_to_write, divide, first_lanes, load, spread, store, under
 from impls.windows import tiles
 
 SERIAL_BELOW = 1 << 15
@@ -22,12 +22,17 @@ SERIAL_BELOW = 1 << 15
 
 
 @njit
-def mean_of(x, at, rows, columns, line, channels, lanes):
-    """The mean of a window whose first pixel is at ``at``; its rows are ``line`` values apart."""
+def mean_of(x, at, rows, columns, line, channels, ahead, lanes):
+    """The mean of a window whose first pixel is at ``at``; its rows are ``line`` values apart.
+
+    The window ``ahead`` values on is asked for.
+    """
     total = spread(np.float32(0))
     for h in range(rows):
         for w in range(columns):
-            total = add(total, load(x, at + h * line + w * channels, lanes))
+            place = at + h * line + w * channels
+            ask_to_read(x, place + ahead)
+            total = add(total, load(x, place, lanes))
     return divide(total, spread(np.float32(rows * columns)))
 
 
@@ -37,24 +42,27 @@ def forward(x, out, x_shape, y_shape, pool, step, before, parts):
     batch, height, width, channels = x_shape
     _, out_h, out_w, _ = y_shape
     line = width * channels
+    ahead = step[0] * line
+    whole = channels // LANES * LANES
+    every, last = first_lanes(LANES), first_lanes(channels - whole)
     for part in prange(parts):
         for row in range(batch * out_h * part // parts, batch * out_h * (part + 1) // parts):
             n, i = row // out_h, row % out_h
             top, bottom = under(i, pool[0], step[0], before[0], height)
-            for c in range(0, channels, LANES):
-                lanes = first_lanes(channels - c)
-                for j in range(out_w):
-                    left, right = under(j, pool[1], step[1], before[1], width)
-                    size = (bottom - top, right - left)
-                    at = (n * height + top) * line + left * channels + c
+            for j in range(out_w):
+                left, right = under(j, pool[1], step[1], before[1], width)
+                size = (bottom - top, right - left)
+                at = (n * height + top) * line + left * channels
+                for c in range(0, channels, LANES):
+                    lanes, place = every if c < whole else last, at + c
                     if size == (2, 2):  # with constants LLVM unrolls the loops
-                        mean = mean_of(x, at, 2, 2, line, channels, lanes)
+                        mean = mean_of(x, place, 2, 2, line, channels, ahead, lanes)
                     elif size == (3, 3):
-                        mean = mean_of(x, at, 3, 3, line, channels, lanes)
+                        mean = mean_of(x, place, 3, 3, line, channels, ahead, lanes)
                     elif size == (4, 4):
-                        mean = mean_of(x, at, 4, 4, line, channels, lanes)
+                        mean = mean_of(x, place, 4, 4, line, channels, ahead, lanes)
                     else:
-                        mean = mean_of(x, at, *size, line, channels, lanes)
+                        mean = mean_of(x, place, *size, line, channels, ahead, lanes)
                     store(mean, out, (row * out_w + j) * channels + c, lanes)
 
 
@@ -64,18 +72,22 @@ def grad_input_of_tiles(dy, dx, x_shape, y_shape, pool, step, before, parts):
     batch, height, width, channels = x_shape
     _, out_h, out_w, _ = y_shape
     line = width * channels
+    ahead = step[0] * line
+    whole = channels // LANES * LANES
+    every, last = first_lanes(LANES), first_lanes(channels - whole)
     for part in prange(parts):
         for row in range(batch * out_h * part // parts, batch * out_h * (part + 1) // parts):
             n, i = row // out_h, row % out_h
             top, bottom = under(i, pool[0], step[0], before[0], height)
-            for c in range(0, channels, LANES):
-                lanes = first_lanes(channels - c)
-                for j in range(out_w):
-                    left, right = under(j, pool[1], step[1], before[1], width)
-                    pixels = spread(np.float32((bottom - top) * (right - left)))
+            for j in range(out_w):
+                left, right = under(j, pool[1], step[1], before[1], width)
+                pixels = spread(np.float32((bottom - top) * (right - left)))
+                for c in range(0, channels, LANES):
+                    lanes = every if c < whole else last
                     share = divide(load(dy, (row * out_w + j) * channels + c, lanes), pixels)
                     for h in range(n * height + top, n * height + bottom):
                         for w in range(left, right):
+                            ask_to_write(dx, h * line + w * channels + c + ahead)
                             store(share, dx, h * line + w * channels + c, lanes)
 
 

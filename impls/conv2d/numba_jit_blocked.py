@@ -34,11 +34,15 @@ from impls.conv2d._register_tiles import LANES, SINGLE, TILES, blocks, multiply
 from impls.conv2d._tiles import clear, copy
 from impls.numba_setup import njit, numba, prange
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE
+from impls.vectors import LANES as VECTOR
+from impls.vectors import add, ask_to_read, first_lanes, load, store
 
 PIXELS = 1024
 """The most results of a block for one filter: more rows share their halo, and sums are loaded and stored less often."""
 STRIP_BYTES = 256 << 10
 """Of a strip of more than one row: a quarter of a second-level cache."""
+AHEAD = 1024
+"""Values of dy that are asked for before they are added up."""
 PART_PIXELS = 1024
 """The fewest windows of a part of the weight gradient, which pays for clearing and adding up its sums."""
 
@@ -169,6 +173,8 @@ def lay_out(x, sample, samples, line, lines, record, strip):
                 clear(strip, at, pitch)
                 continue
             start = (((sample + n) * rows.side + h) * columns.side + low - columns.pad) * channels
+            for k in range(0, (high - low) * channels, VECTOR):
+                ask_to_read(source, start + columns.side * channels + k)
             clear(strip, at, low * channels)
             copy(source, start, strip, at + low * channels, (high - low) * channels)
             clear(strip, at + high * channels, pitch - high * channels)
@@ -331,6 +337,16 @@ def correlate(x, w, b, relu, record, chosen, bias, packed, strips, out):
 
 
 @njit
+def add_lines(flat, first, lines, count, sums):
+    """Add ``lines`` lines of ``count`` values each, from position ``first`` on, to sums; what follows is asked for."""
+    for line in range(lines):
+        for k in range(0, count, VECTOR):
+            at, lanes = first + line * count + k, first_lanes(count - k)
+            ask_to_read(flat, at + AHEAD)
+            store(add(load(sums, k, lanes), load(flat, at, lanes)), sums, k, lanes)
+
+
+@njit
 def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
     """One worker's part of the batch and share of the filters in ``accumulate``."""
     problem = record[0]
@@ -352,9 +368,10 @@ def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
         lay_out(x, sample, samples, line, lines, record, strip)
         dy_first = (sample * rows.out + line) * line_floats
         if split == 0:
-            for r in range(samples * lines):
-                for k in range(line_floats):
-                    own[k] += flat[dy_first + r * line_floats + k]
+            add_lines(flat, dy_first, samples * lines, line_floats, own)
+        else:
+            for k in range(0, samples * lines * line_floats, VECTOR):
+                ask_to_read(flat, dy_first + k)
         for group in range(problem.groups):
             for k in range(low, high):
                 first, tile, tile_rows, tile_columns, last = chosen[k]

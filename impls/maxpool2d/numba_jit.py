@@ -19,6 +19,8 @@ from impls.vectors import (
     LANES,
     above,
     add,
+    ask_to_read,
+    ask_to_write,
     clear,
     either,
     equal,
@@ -39,15 +41,18 @@ LOWEST, NAN = np.float32(-np.inf), np.float32(np.nan)
 
 
 @njit
-def largest_of(x, at, rows, columns, line, channels, lanes):
+def largest_of(x, at, rows, columns, line, channels, ahead, lanes):
     """The maximum of a window whose first pixel is at ``at``; its rows are ``line`` values apart. NaN wins.
 
-    NaN is looked for apart, so that a step from one maximum to the next is a single instruction.
+    NaN is looked for apart, so that a step from one maximum to the next is a single instruction. The window ``ahead``
+    values on is asked for.
     """
     largest, nan = spread(LOWEST), first_lanes(0)
     for h in range(rows):
         for w in range(columns):
-            pixel = load(x, at + h * line + w * channels, lanes)
+            place = at + h * line + w * channels
+            ask_to_read(x, place + ahead)
+            pixel = load(x, place, lanes)
             largest = select(above(pixel, largest), pixel, largest)
             nan = either(nan, is_nan(pixel))
     return select(nan, spread(NAN), largest)
@@ -59,34 +64,42 @@ def forward(x, out, x_shape, y_shape, pool, step, before, parts):
     batch, height, width, channels = x_shape
     _, out_h, out_w, _ = y_shape
     line = width * channels
+    ahead = step[0] * line
+    whole = channels // LANES * LANES
+    every, last = first_lanes(LANES), first_lanes(channels - whole)
     for part in prange(parts):
         for row in range(batch * out_h * part // parts, batch * out_h * (part + 1) // parts):
             n, i = row // out_h, row % out_h
             top, bottom = under(i, pool[0], step[0], before[0], height)
-            for c in range(0, channels, LANES):
-                lanes = first_lanes(channels - c)
-                for j in range(out_w):
-                    left, right = under(j, pool[1], step[1], before[1], width)
-                    size = (bottom - top, right - left)
-                    at = (n * height + top) * line + left * channels + c
+            for j in range(out_w):
+                left, right = under(j, pool[1], step[1], before[1], width)
+                size = (bottom - top, right - left)
+                at = (n * height + top) * line + left * channels
+                for c in range(0, channels, LANES):
+                    lanes, place = every if c < whole else last, at + c
                     if size == (2, 2):  # with constants LLVM unrolls the loops
-                        largest = largest_of(x, at, 2, 2, line, channels, lanes)
+                        largest = largest_of(x, place, 2, 2, line, channels, ahead, lanes)
                     elif size == (3, 3):
-                        largest = largest_of(x, at, 3, 3, line, channels, lanes)
+                        largest = largest_of(x, place, 3, 3, line, channels, ahead, lanes)
                     elif size == (4, 4):
-                        largest = largest_of(x, at, 4, 4, line, channels, lanes)
+                        largest = largest_of(x, place, 4, 4, line, channels, ahead, lanes)
                     else:
-                        largest = largest_of(x, at, *size, line, channels, lanes)
+                        largest = largest_of(x, place, *size, line, channels, ahead, lanes)
                     store(largest, out, (row * out_w + j) * channels + c, lanes)
 
 
 @njit
-def give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, tiles):
-    """Add ``rest`` to dx where the first maximum of a window is; where windows tile, write all pixels of this one."""
+def give(x, dx, at, rows, columns, line, channels, ahead, lanes, largest, rest, tiles):
+    """Add ``rest`` to dx where the first maximum of a window is; where windows tile, write all pixels of this one.
+
+    The window ``ahead`` values on is asked for.
+    """
     nothing = spread(np.float32(0))
     for h in range(rows):
         for w in range(columns):
             place = at + h * line + w * channels
+            ask_to_read(x, place + ahead)
+            ask_to_write(dx, place + ahead)
             pixel = load(x, place, lanes)
             hit = either(equal(pixel, largest), is_nan(pixel))
             given = select(hit, rest, nothing)
@@ -100,6 +113,9 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, tiles, parts)
     batch, height, width, channels = x_shape
     _, out_h, out_w, _ = y_shape
     line = width * channels
+    ahead = step[0] * line
+    whole = channels // LANES * LANES
+    every, last = first_lanes(LANES), first_lanes(channels - whole)
     unit = 1 if step[0] >= pool[0] else out_h
     overlap = -(-pool[1] // step[1])
     units = batch * out_h // unit
@@ -111,25 +127,25 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, tiles, parts)
                 cleared = under(i - 1, pool[0], step[0], before[0], height)[1] if i > 0 else 0
                 end = bottom if i + 1 < out_h else height
                 clear(dx, (n * height + cleared) * line, (n * height + end) * line)
-            for c in range(0, channels, LANES):
-                lanes = first_lanes(channels - c)
-                for first in range(overlap):
-                    for j in range(first, out_w, overlap):
-                        left, right = under(j, pool[1], step[1], before[1], width)
-                        rows, columns = bottom - top, right - left
+            for first in range(overlap):
+                for j in range(first, out_w, overlap):
+                    left, right = under(j, pool[1], step[1], before[1], width)
+                    size = (bottom - top, right - left)
+                    at = (n * height + top) * line + left * channels
+                    for c in range(0, channels, LANES):
+                        lanes, place = every if c < whole else last, at + c
                         window = (row * out_w + j) * channels + c
                         largest, rest = load(y, window, lanes), load(dy, window, lanes)
-                        at = (n * height + top) * line + left * channels + c
-                        if tiles and rows == columns == 2:
-                            give(x, dx, at, 2, 2, line, channels, lanes, largest, rest, True)
-                        elif tiles and rows == columns == 4:
-                            give(x, dx, at, 4, 4, line, channels, lanes, largest, rest, True)
+                        if tiles and size == (2, 2):
+                            give(x, dx, place, 2, 2, line, channels, ahead, lanes, largest, rest, True)
+                        elif tiles and size == (4, 4):
+                            give(x, dx, place, 4, 4, line, channels, ahead, lanes, largest, rest, True)
                         elif tiles:
-                            give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, True)
-                        elif rows == columns == 3:
-                            give(x, dx, at, 3, 3, line, channels, lanes, largest, rest, False)
+                            give(x, dx, place, *size, line, channels, ahead, lanes, largest, rest, True)
+                        elif size == (3, 3):
+                            give(x, dx, place, 3, 3, line, channels, ahead, lanes, largest, rest, False)
                         else:
-                            give(x, dx, at, rows, columns, line, channels, lanes, largest, rest, False)
+                            give(x, dx, place, *size, line, channels, ahead, lanes, largest, rest, False)
 
 
 class NumbaMax(Plan):
