@@ -14,6 +14,7 @@ STEP = 1e-6
 STRUCTURES = {
     "dense only": "2x2x3->F();D(5,t);D(4,s);D(3,sm)",
     "convolutions, pooling, dropout": "8x9x2->C(3,4,r);M(2);C(3,5,s);DR(0.25);F();D(7,t);DR(0.5);D(6,r);D(3,sm)",
+    "maxima of a tanh": "7x6x2->C(3,4,t);M(3);C(3,3,s);M(2);F();D(3,sm)",
     "softmax inside": "4x4x1->C(3,2,t);F();D(5,sm);D(3,sm)",
     "average pooling": "6x7x2->C(3,3,t);A(2);F();D(3,sm)",
     "dropout first": "4x4x1->DR(0.5);C(3,2,l);F();D(3,sm)",

@@ -47,7 +47,7 @@ def test_every_layer_and_direction_is_timed_and_what_is_around_them():
     layers = [
         *((name, "forward") for name in ("c0", "m1", "dr2", "d4")),
         *(("d4", direction) for direction in ("grad_weights", "grad_input")),
-        *(("dr2", "grad_input"), ("m1", "grad_input"), ("c0", "activation"), ("c0", "grad_weights")),
+        *(("dr2", "grad_input"), ("c0", "activation"), ("m1", "grad_input"), ("c0", "grad_weights")),
     ]
     assert parts == [*layers, ("", "batch"), ("", "loss"), ("", "update")]
     assert {lap.seconds for lap in found.laps} == {1}

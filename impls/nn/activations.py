@@ -132,3 +132,5 @@ BACKWARD: Mapping[str, Callable[[Array, Array, int], None]] = MappingProxyType(
     {"sigmoid": _sigmoid_back, "tanh": _tanh_back, "relu": _relu_back, "softmax": _softmax_back}
 )
 """By name; what is linear needs neither."""
+OF_EACH = ("sigmoid", "tanh", "relu")
+"""Those whose gradient is a function of each value alone."""

@@ -23,7 +23,7 @@ from impls.devices import CPU
 from impls.nn import activations, dropout
 from impls.nn.initializers import Initializer, default_for
 from impls.nn.normalization import Normalization
-from impls.nn.structure import AVERAGES, BatchNorm, Dropout, Flatten, Step, Structure, parse, steps
+from impls.nn.structure import AVERAGES, BatchNorm, Dropout, Flatten, MaxPool, Step, Structure, parse, steps
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, Shape, SpecError
 
 Array = npt.NDArray[Any]
@@ -245,13 +245,14 @@ class Pass:
         learning = [i for i, step in enumerate(chain) if self._learns(step)]
         if not learning:
             return
-        dy = self.dy
+        dy, is_taken_back = self.dy, False
         for index in range(len(chain) - 1, learning[0] - 1, -1):
             step, case = chain[index], self._case(chain[index])
             x, y = self._inputs[step.name], self._outputs[step.name]
             is_last, is_first = index == len(chain) - 1, index == learning[0]
-            if not is_last and activation_of(step) in activations.BACKWARD:
+            if not (is_last or is_taken_back) and activation_of(step) in activations.BACKWARD:
                 yield Operation(step.name, ACTIVATION, partial(activations.take_back, activation_of(step), y, dy))
+            is_taken_back = False
             gradients = self.network.layer_weights(step.name, self.network.gradients)
             if self._learns(step) and isinstance(step.layer, BatchNorm):
                 run = partial(self._normalizations[step.name].grad_weights, dy, *gradients[:2])
@@ -270,6 +271,11 @@ class Pass:
                 yield Operation(step.name, GRAD_INPUT, partial(self._normalizations[step.name].grad_input, dy))
             else:
                 assert case is not None
+                name, activation = chain[index - 1].name, activation_of(chain[index - 1])
+                is_taken_back = isinstance(step.layer, MaxPool) and activation in activations.OF_EACH
+                if is_taken_back:
+                    # A maximum is the activation's value where it came from: the same factor, on a fraction of values.
+                    yield Operation(name, ACTIVATION, partial(activations.take_back, activation, y, dy))
                 dx = _aligned(x.size, self.network.dtype).reshape(x.shape)
                 weights = self._weights(step)
                 inputs = (dy, weights[0]) if weights else (x, y, dy)
