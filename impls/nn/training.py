@@ -384,9 +384,15 @@ def _clip(network: Network, settings: Settings) -> None:
         _shrink([parameter.of(g) for parameter in learning], settings.clip_global_norm)
 
 
+def norm_of(arrays: Iterable[Array]) -> float:
+    """The Euclidean norm of all together, summed in float64: in float32 the square of 1.9e19 is infinite."""
+    flat = [array.ravel() for array in arrays]
+    return math.sqrt(sum(float(np.einsum("i,i->", a, a, dtype=np.float64)) for a in flat))
+
+
 def _shrink(gradients: Sequence[Array], limit: float) -> None:
     """Scale gradients so that the norm of all together is at most ``limit``."""
-    norm = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients))
+    norm = norm_of(gradients)
     if norm > limit:
         for g in gradients:
             g *= g.dtype.type(limit / norm)
