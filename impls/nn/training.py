@@ -165,12 +165,19 @@ class Trainer:
         self._best: tuple[float, Array, int] | None = None
 
     def fit(self, callbacks: Sequence[Callback] = ()) -> list[Record]:
-        """Train until the epochs are over or something ends it; returns the history."""
-        while not self.stopped and len(self.history) < self.settings.epochs:
-            record = self.epoch()
-            for callback in callbacks:
-                if callback(self, record) is True:
-                    self.stopped = True
+        """Train until the epochs are over or something ends it; returns the history.
+
+        Raises TrainingError as ``epoch``; the network is finished then as well, with the weights that were kept.
+        """
+        try:
+            while not self.stopped and len(self.history) < self.settings.epochs:
+                record = self.epoch()
+                for callback in callbacks:
+                    if callback(self, record) is True:
+                        self.stopped = True
+        except TrainingError:
+            self.finish()
+            raise
         self.finish()
         return self.history
 
