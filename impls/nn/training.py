@@ -393,8 +393,7 @@ def _clip(network: Network, settings: Settings) -> None:
 
 def norm_of(arrays: Iterable[Array]) -> float:
     """The Euclidean norm of all together, summed in float64: in float32 the square of 1.9e19 is infinite."""
-    flat = [array.ravel() for array in arrays]
-    return math.sqrt(sum(float(np.einsum("i,i->", a, a, dtype=np.float64)) for a in flat))
+    return math.hypot(*(float(np.linalg.norm(array.astype(np.float64))) for array in arrays))
 
 
 def _shrink(gradients: Sequence[Array], limit: float) -> None:
