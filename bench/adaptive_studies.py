@@ -32,6 +32,8 @@ SEEDS, FEW_SEEDS, ROUGH_LOSSES = 8, 6, 40
 EPOCHS = 200
 ROUNDS = 9
 NOISE = 0.02
+WRONG_KEYS, OFTEN = 5000, 0.05
+"""Keys that did not mark a model, and a rate of false claims at which they can be counted."""
 DIFFERENCE = Rates().difference
 """How far a parameter is moved for a difference quotient."""
 LINE, DOTS, DASHES, BARS = "line", "dots", "dashes", "bars"
@@ -139,12 +141,12 @@ def ghosts() -> Study:
     before = first.predict(problem.x)
     change = np.abs(first.embed_watermark(b"owner").predict(problem.x) - before).max() / problem.y.std()
     claim, other = first.verify_watermark(b"owner"), first.verify_watermark(b"somebody else")
-    bits, keys = claim.bits, 20_000
-    words = np.random.default_rng(0).integers(0, 2, size=(keys, bits)).sum(axis=1)
+    bits, few = claim.bits, fewest_matches(claim.bits, OFTEN)
+    matches = np.array([first.verify_watermark(f"wrong key {k}".encode()).matches for k in range(WRONG_KEYS)])
     counts = np.arange(bits // 2, bits + 1)
     exact = np.array([tail(bits, int(k)) for k in counts])
-    simulated = np.array([(words >= k).mean() for k in counts])
-    seen = simulated > 0
+    claimed = np.array([(matches >= k).mean() for k in counts])
+    seen = claimed > 0
     pairs = np.arange(1, 4)
     return Study(
         "ghosts",
@@ -163,7 +165,10 @@ def ghosts() -> Study:
                 f"claims by a wrong key, {bits} bits",
                 "bits that match, at least",
                 "rate of claims",
-                (Curve("binomial tail", counts, exact), Curve(f"{keys} keys", counts[seen], simulated[seen], DOTS)),
+                (
+                    Curve("binomial tail", counts, exact),
+                    Curve(f"{WRONG_KEYS} keys, verified", counts[seen], claimed[seen], DOTS),
+                ),
                 log_y=True,
             ),
         ),
@@ -176,6 +181,10 @@ def ghosts() -> Study:
                 f"{claim.false_claim_rate:.1g}, {other.false_claim_rate:.2g}",
             ),
             ("matches asked for", f"{fewest_matches(bits)} of {bits}"),
+            (
+                f"of {WRONG_KEYS} wrong keys, {few} matches or more: verified, by the binomial",
+                f"{(matches >= few).sum()}, {WRONG_KEYS * tail(bits, few):.0f}",
+            ),
         ),
     )
 
