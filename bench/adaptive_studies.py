@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.timing import CLOCK, Clock, loops_for, sample
 from datasets import synthetic
-from impls.nn.adaptive.descent import Function, Rates, entropy, minimise
+from impls.nn.adaptive.descent import Descent, Function, Rates, entropy, minimise
 from impls.nn.adaptive.errors import error_of
 from impls.nn.adaptive.estimator import AdaptiveRegressor
 from impls.nn.adaptive.fitting import Fitted, Plan, fit
@@ -28,7 +28,7 @@ from impls.nn.adaptive.watermark import fewest_matches, tail
 
 Array = npt.NDArray[Any]
 
-SEEDS, FEW_SEEDS, ROUGH_LOSSES = 8, 6, 40
+SEEDS, FEW_SEEDS, ROUGH_LOSSES, ROUGH_PARTICLES = 8, 6, 40, 2
 EPOCHS = 200
 ROUNDS = 9
 NOISE = 0.02
@@ -234,6 +234,7 @@ def temperature() -> Study:
         runs = [_rough(seed, rates, epochs) for seed in range(ROUGH_LOSSES)]
         values[own] = np.median([run.values for run in runs], axis=0)
         shares[own] = np.mean([run.uphill for run in runs], axis=0)
+    guesses = np.median([_random_search(seed, epochs) for seed in range(ROUGH_LOSSES)], axis=0)
     turns = np.arange(1, epochs + 1)
     window = np.ones(15) / 15
     smooth = {own: np.convolve(share, window, "valid") for own, share in shares.items()}
@@ -245,7 +246,10 @@ def temperature() -> Study:
                 f"median over {ROUGH_LOSSES} Brownian losses",
                 "epoch",
                 "best loss so far",
-                tuple(Curve(f"temperature {own:g}", turns, value) for own, value in values.items()),
+                (
+                    *(Curve(f"temperature {own:g}", turns, value) for own, value in values.items()),
+                    Curve("random search", turns, guesses, DASHES),
+                ),
             ),
             Panel(
                 "entropy of up or down, 15 epochs",
@@ -254,15 +258,28 @@ def temperature() -> Study:
                 tuple(Curve(f"temperature {own:g}", turns[7:-7], entropy(share)) for own, share in smooth.items()),
             ),
         ),
-        tuple((f"best loss, temperature {own:g}", f"{value[-1]:.3f}") for own, value in values.items()),
+        (
+            *((f"best loss, temperature {own:g}", f"{value[-1]:.3f}") for own, value in values.items()),
+            ("best loss, random search with as many evaluations", f"{guesses[-1]:.3f}"),
+        ),
     )
 
 
-def _rough(seed: int, rates: Rates, epochs: int) -> Any:
-    start = np.random.default_rng(seed).uniform(size=(2, 2))
-    return minimise(
-        Function(synthetic.brownian(seed=seed, depth=12)), start, rates, epochs, np.random.default_rng(seed)
-    )
+def _rough(seed: int, rates: Rates, epochs: int) -> Descent:
+    start = np.random.default_rng(seed).uniform(size=(ROUGH_PARTICLES, 2))
+    return minimise(Function(_rough_loss(seed)), start, rates, epochs, np.random.default_rng(seed))
+
+
+def _random_search(seed: int, epochs: int) -> Array:
+    """The best loss so far (epochs,) of random points, as many an epoch as descent evaluates."""
+    # A particle's epoch: where it is, a difference along either axis, and where its step leads.
+    points = np.random.default_rng(seed).uniform(size=(epochs, 4 * ROUGH_PARTICLES, 2))
+    losses = _rough_loss(seed)(points.reshape(-1, 2)).reshape(epochs, -1)
+    return np.minimum.accumulate(losses.min(axis=1))
+
+
+def _rough_loss(seed: int) -> Callable[[Array], Array]:
+    return synthetic.brownian(seed=seed, depth=12)
 
 
 def adaptive_loss() -> Study:
