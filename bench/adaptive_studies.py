@@ -287,14 +287,14 @@ def adaptive_loss() -> Study:
     problem = synthetic.bumps(count=3, seed=0)
     panels: list[Panel] = []
     findings: list[tuple[str, str]] = []
-    for metric in ("mae", "max"):
+    for metric, error in (("mae", "mean absolute error"), ("max", "largest error")):
         plans = {f"{metric} alone": (metric,), f"rmse, then {metric}": ("rmse", metric)}
         found = {
             name: _errors(problem, "kernel(3)", Plan(epochs=EPOCHS, losses=own), seeds=FEW_SEEDS)
             for name, own in plans.items()
         }
-        panels.append(_by_epoch(f"judged by {metric}", found))
-        findings += _final(found)
+        panels.append(_by_epoch(f"judged by {metric}", found, error))
+        findings += _final(found, error)
     return Study("adaptive-loss", "Adaptive loss", tuple(panels), tuple(findings))
 
 
@@ -506,20 +506,20 @@ def _errors(problem: synthetic.Problem, text: str, plan: Plan, widths: str = "re
     return np.minimum.accumulate([[epoch.metric for epoch in run.epochs] for run in runs], axis=1)
 
 
-def _by_epoch(title: str, found: Mapping[str, Array]) -> Panel:
+def _by_epoch(title: str, found: Mapping[str, Array], error: str = "error") -> Panel:
     seeds = len(next(iter(found.values())))
     curves = tuple(
         Curve(name, np.arange(1, errors.shape[1] + 1), np.median(errors, axis=0)) for name, errors in found.items()
     )
-    return Panel(title, "epoch", f"error / deviation, median of {seeds}", curves, log_y=True)
+    return Panel(title, "epoch", f"{error} / deviation, median of {seeds}", curves, log_y=True)
 
 
-def _final(found: Mapping[str, Array]) -> tuple[tuple[str, str], ...]:
+def _final(found: Mapping[str, Array], error: str = "error") -> tuple[tuple[str, str], ...]:
     """Of every run the error at its end: the median and the quartiles over the seeds."""
     lines = []
     for name, errors in found.items():
         low, middle, high = np.quantile(errors[:, -1], (0.25, 0.5, 0.75))
-        lines.append((f"error, {name}", f"{middle:.3f} [{low:.3f}, {high:.3f}]"))
+        lines.append((f"{error}, {name}", f"{middle:.3f} [{low:.3f}, {high:.3f}]"))
     return tuple(lines)
 
 
