@@ -2,7 +2,8 @@
 
 Every contestant gets the same samples. Networks have one hidden layer of tanh units: one has at least as many
 parameters as the adaptive model, as few as that takes, and one has LARGE units. scikit-learn's regressors have their
-default sizes; its perceptron learns by L-BFGS, as its documentation advises for so few samples.
+default sizes; its perceptron learns by L-BFGS, as its documentation advises for so few samples, and kernel ridge, which
+has no width that would do for every problem, finds its own and its penalty by cross-validation, as part of its fit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ BATCH = 32
 LARGE = 100
 LEARNING_RATE = 0.01
 TEST_SHARE = 0.3
+PARTICLES = 8
+"""Of the adaptive model's swarm: each is at another place, and every epoch moves them all."""
+OUTPUT_PARAMETERS = 2
+"""Location and scale of the adaptive model's map from the sum of its functions to y."""
+GRID = {"kernelridge__gamma": np.logspace(-2, 2.5, 10), "kernelridge__alpha": np.logspace(-4, 0, 5)}
+"""What kernel ridge chooses from: exp(-gamma |x - x'|^2) of standardised samples, and the penalty."""
+FOLDS = 5
 
 
 class Regressor(Protocol):
@@ -47,7 +55,7 @@ class Result:
     """One contestant on one problem.
 
     ``error``: root mean square on held-out samples, in deviations of their y; ``floor``: that of the truth without
-    noise. ``epochs``: None where there are none. ``seconds``: of ``fit``, once.
+    noise. ``epochs``: None where there are none. ``seconds``: of ``fit``, once, choices by cross-validation included.
     """
 
     problem: str
@@ -109,6 +117,7 @@ def contestants(layers: str, least_parameters: int, features: int, seed: int) ->
     """Everyone by name; the networks are ours where Keras cannot compute."""
     from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
     from sklearn.kernel_ridge import KernelRidge
+    from sklearn.model_selection import GridSearchCV
     from sklearn.neural_network import MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -117,12 +126,13 @@ def contestants(layers: str, least_parameters: int, features: int, seed: int) ->
 
     units = math.ceil((least_parameters - 1) / (features + 2))
     perceptron = MLPRegressor(activation="tanh", solver="lbfgs", max_iter=EPOCHS, random_state=seed)
+    ridge = make_pipeline(StandardScaler(), KernelRidge(kernel="rbf"))
     return {
-        ADAPTIVE: AdaptiveRegressor(layers, epochs=EPOCHS, random_state=seed),
+        ADAPTIVE: AdaptiveRegressor(layers, epochs=EPOCHS, particles=PARTICLES, random_state=seed),
         **_networks((units, LARGE), seed),
         "random forest": RandomForestRegressor(random_state=seed),
         "gradient boosting": GradientBoostingRegressor(random_state=seed),
-        "kernel ridge": make_pipeline(StandardScaler(), KernelRidge(alpha=0.01, kernel="rbf", gamma=5.0)),
+        "kernel ridge": GridSearchCV(ridge, GRID, cv=FOLDS),
         "MLP": make_pipeline(StandardScaler(), perceptron),
     }
 
@@ -154,7 +164,7 @@ def compete(name: str, seed: int = 0, clock: Clock = CLOCK) -> Iterator[Result]:
     order = np.random.default_rng(seed).permutation(len(problem.y))
     test, train = np.split(order, [int(TEST_SHARE * len(order))])
     x, y = problem.x[train], problem.y[train]
-    least = Model(layers, x.min(axis=0), x.max(axis=0)).parameters
+    least = Model(layers, x.min(axis=0), x.max(axis=0)).parameters + OUTPUT_PARAMETERS
     deviation = problem.y[test].std()
     floor = _rmse(problem.clean[test], problem.y[test]) / deviation
     for contestant, regressor in contestants(layers, least, x.shape[1], seed).items():
@@ -168,9 +178,9 @@ def compete(name: str, seed: int = 0, clock: Clock = CLOCK) -> Iterator[Result]:
 
 def parameters_of(regressor: Any) -> int:
     """Numbers that were learned: weights, dual coefficients, and of trees one per node (threshold or answer)."""
-    last = regressor[-1] if hasattr(regressor, "steps") else regressor
+    last = _last(regressor)
     if hasattr(last, "model_"):
-        return int(last.model_.parameters)
+        return int(last.model_.parameters) + OUTPUT_PARAMETERS
     if hasattr(last, "network_"):
         return int(last.network_.weights.size)
     if hasattr(last, "model"):
@@ -184,11 +194,17 @@ def parameters_of(regressor: Any) -> int:
 
 def epochs_of(regressor: Any) -> int | None:
     """Passes over the data, where there are such."""
-    last = regressor[-1] if hasattr(regressor, "steps") else regressor
+    last = _last(regressor)
     if isinstance(last, KerasRegressor):
         return EPOCHS
     found = getattr(last, "n_iter_", None)
     return None if found is None else int(found)
+
+
+def _last(regressor: Any) -> Any:
+    """What answers: the last step of a pipeline, of a search that with the best choice."""
+    chosen = getattr(regressor, "best_estimator_", regressor)
+    return chosen[-1] if hasattr(chosen, "steps") else chosen
 
 
 def _rmse(one: Array, other: Array) -> float:

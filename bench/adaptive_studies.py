@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.timing import CLOCK, Clock, loops_for, sample
 from datasets import synthetic
-from impls.nn.adaptive.descent import Function, Rates, entropy, minimise
+from impls.nn.adaptive.descent import Descent, Function, Rates, entropy, minimise
 from impls.nn.adaptive.errors import error_of
 from impls.nn.adaptive.estimator import AdaptiveRegressor
 from impls.nn.adaptive.fitting import Fitted, Plan, fit
@@ -28,10 +28,12 @@ from impls.nn.adaptive.watermark import fewest_matches, tail
 
 Array = npt.NDArray[Any]
 
-SEEDS, FEW_SEEDS, ROUGH_LOSSES = 8, 6, 40
+SEEDS, FEW_SEEDS, ROUGH_LOSSES, ROUGH_PARTICLES = 8, 6, 40, 2
 EPOCHS = 200
 ROUNDS = 9
 NOISE = 0.02
+WRONG_KEYS, OFTEN = 5000, 0.05
+"""Keys that did not mark a model, and a rate of false claims at which they can be counted."""
 DIFFERENCE = Rates().difference
 """How far a parameter is moved for a difference quotient."""
 LINE, DOTS, DASHES, BARS = "line", "dots", "dashes", "bars"
@@ -139,12 +141,12 @@ def ghosts() -> Study:
     before = first.predict(problem.x)
     change = np.abs(first.embed_watermark(b"owner").predict(problem.x) - before).max() / problem.y.std()
     claim, other = first.verify_watermark(b"owner"), first.verify_watermark(b"somebody else")
-    bits, keys = claim.bits, 20_000
-    words = np.random.default_rng(0).integers(0, 2, size=(keys, bits)).sum(axis=1)
+    bits, few = claim.bits, fewest_matches(claim.bits, OFTEN)
+    matches = np.array([first.verify_watermark(f"wrong key {k}".encode()).matches for k in range(WRONG_KEYS)])
     counts = np.arange(bits // 2, bits + 1)
     exact = np.array([tail(bits, int(k)) for k in counts])
-    simulated = np.array([(words >= k).mean() for k in counts])
-    seen = simulated > 0
+    claimed = np.array([(matches >= k).mean() for k in counts])
+    seen = claimed > 0
     pairs = np.arange(1, 4)
     return Study(
         "ghosts",
@@ -163,7 +165,10 @@ def ghosts() -> Study:
                 f"claims by a wrong key, {bits} bits",
                 "bits that match, at least",
                 "rate of claims",
-                (Curve("binomial tail", counts, exact), Curve(f"{keys} keys", counts[seen], simulated[seen], DOTS)),
+                (
+                    Curve("binomial tail", counts, exact),
+                    Curve(f"{WRONG_KEYS} keys, verified", counts[seen], claimed[seen], DOTS),
+                ),
                 log_y=True,
             ),
         ),
@@ -176,6 +181,10 @@ def ghosts() -> Study:
                 f"{claim.false_claim_rate:.1g}, {other.false_claim_rate:.2g}",
             ),
             ("matches asked for", f"{fewest_matches(bits)} of {bits}"),
+            (
+                f"of {WRONG_KEYS} wrong keys, {few} matches or more: verified, by the binomial",
+                f"{(matches >= few).sum()}, {WRONG_KEYS * tail(bits, few):.0f}",
+            ),
         ),
     )
 
@@ -225,6 +234,7 @@ def temperature() -> Study:
         runs = [_rough(seed, rates, epochs) for seed in range(ROUGH_LOSSES)]
         values[own] = np.median([run.values for run in runs], axis=0)
         shares[own] = np.mean([run.uphill for run in runs], axis=0)
+    guesses = np.median([_random_search(seed, epochs) for seed in range(ROUGH_LOSSES)], axis=0)
     turns = np.arange(1, epochs + 1)
     window = np.ones(15) / 15
     smooth = {own: np.convolve(share, window, "valid") for own, share in shares.items()}
@@ -236,7 +246,10 @@ def temperature() -> Study:
                 f"median over {ROUGH_LOSSES} Brownian losses",
                 "epoch",
                 "best loss so far",
-                tuple(Curve(f"temperature {own:g}", turns, value) for own, value in values.items()),
+                (
+                    *(Curve(f"temperature {own:g}", turns, value) for own, value in values.items()),
+                    Curve("random search", turns, guesses, DASHES),
+                ),
             ),
             Panel(
                 "entropy of up or down, 15 epochs",
@@ -245,15 +258,28 @@ def temperature() -> Study:
                 tuple(Curve(f"temperature {own:g}", turns[7:-7], entropy(share)) for own, share in smooth.items()),
             ),
         ),
-        tuple((f"best loss, temperature {own:g}", f"{value[-1]:.3f}") for own, value in values.items()),
+        (
+            *((f"best loss, temperature {own:g}", f"{value[-1]:.3f}") for own, value in values.items()),
+            ("best loss, random search with as many evaluations", f"{guesses[-1]:.3f}"),
+        ),
     )
 
 
-def _rough(seed: int, rates: Rates, epochs: int) -> Any:
-    start = np.random.default_rng(seed).uniform(size=(2, 2))
-    return minimise(
-        Function(synthetic.brownian(seed=seed, depth=12)), start, rates, epochs, np.random.default_rng(seed)
-    )
+def _rough(seed: int, rates: Rates, epochs: int) -> Descent:
+    start = np.random.default_rng(seed).uniform(size=(ROUGH_PARTICLES, 2))
+    return minimise(Function(_rough_loss(seed)), start, rates, epochs, np.random.default_rng(seed))
+
+
+def _random_search(seed: int, epochs: int) -> Array:
+    """The best loss so far (epochs,) of random points, as many an epoch as descent evaluates."""
+    # A particle's epoch: where it is, a difference along either axis, and where its step leads.
+    points = np.random.default_rng(seed).uniform(size=(epochs, 4 * ROUGH_PARTICLES, 2))
+    losses = _rough_loss(seed)(points.reshape(-1, 2)).reshape(epochs, -1)
+    return np.minimum.accumulate(losses.min(axis=1))
+
+
+def _rough_loss(seed: int) -> Callable[[Array], Array]:
+    return synthetic.brownian(seed=seed, depth=12)
 
 
 def adaptive_loss() -> Study:
@@ -261,14 +287,14 @@ def adaptive_loss() -> Study:
     problem = synthetic.bumps(count=3, seed=0)
     panels: list[Panel] = []
     findings: list[tuple[str, str]] = []
-    for metric in ("mae", "max"):
+    for metric, error in (("mae", "mean absolute error"), ("max", "largest error")):
         plans = {f"{metric} alone": (metric,), f"rmse, then {metric}": ("rmse", metric)}
         found = {
             name: _errors(problem, "kernel(3)", Plan(epochs=EPOCHS, losses=own), seeds=FEW_SEEDS)
             for name, own in plans.items()
         }
-        panels.append(_by_epoch(f"judged by {metric}", found))
-        findings += _final(found)
+        panels.append(_by_epoch(f"judged by {metric}", found, error))
+        findings += _final(found, error)
     return Study("adaptive-loss", "Adaptive loss", tuple(panels), tuple(findings))
 
 
@@ -480,20 +506,20 @@ def _errors(problem: synthetic.Problem, text: str, plan: Plan, widths: str = "re
     return np.minimum.accumulate([[epoch.metric for epoch in run.epochs] for run in runs], axis=1)
 
 
-def _by_epoch(title: str, found: Mapping[str, Array]) -> Panel:
+def _by_epoch(title: str, found: Mapping[str, Array], error: str = "error") -> Panel:
     seeds = len(next(iter(found.values())))
     curves = tuple(
         Curve(name, np.arange(1, errors.shape[1] + 1), np.median(errors, axis=0)) for name, errors in found.items()
     )
-    return Panel(title, "epoch", f"error / deviation, median of {seeds}", curves, log_y=True)
+    return Panel(title, "epoch", f"{error} / deviation, median of {seeds}", curves, log_y=True)
 
 
-def _final(found: Mapping[str, Array]) -> tuple[tuple[str, str], ...]:
+def _final(found: Mapping[str, Array], error: str = "error") -> tuple[tuple[str, str], ...]:
     """Of every run the error at its end: the median and the quartiles over the seeds."""
     lines = []
     for name, errors in found.items():
         low, middle, high = np.quantile(errors[:, -1], (0.25, 0.5, 0.75))
-        lines.append((f"error, {name}", f"{middle:.3f} [{low:.3f}, {high:.3f}]"))
+        lines.append((f"{error}, {name}", f"{middle:.3f} [{low:.3f}, {high:.3f}]"))
     return tuple(lines)
 
 

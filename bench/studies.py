@@ -23,7 +23,7 @@ from impls.nn.network import EVERY, Network, Options
 from impls.nn.optimizers import SGD, Adam
 from impls.nn.schedules import CosineDecay, InverseTimeDecay, Schedule, StepDecay, rate_at
 from impls.nn.structure import Dense
-from impls.nn.training import Callback, EarlyStopping, Record, Settings, Trainer, TrainingError, evaluate
+from impls.nn.training import Callback, EarlyStopping, Record, Settings, Trainer, TrainingError, evaluate, norm_of
 
 Array = npt.NDArray[Any]
 
@@ -118,9 +118,9 @@ class _Noting(Trainer):
     def update(self) -> float:
         """Move the weights, and take notes."""
         self.rates.append(rate_at(self.settings.optimizer.learning_rate, self.steps))
-        self.norms.append(float(np.linalg.norm(self.network.gradients)))
+        self.norms.append(norm_of([self.network.gradients]))
         penalty = super().update()
-        self.clipped.append(float(np.linalg.norm(self.network.gradients)))
+        self.clipped.append(norm_of([self.network.gradients]))
         return penalty
 
 

@@ -188,7 +188,6 @@ def train(
         trainer.fit([lambda _, record: judge and judge(len(trainer.history), record)])
     except TrainingError as error:
         failure = str(error)
-        trainer.finish()
     return Trained(network, trainer.history, np.cumsum(laps).tolist(), failure)
 
 

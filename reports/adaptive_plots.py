@@ -6,9 +6,10 @@ from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from bench.adaptive_studies import BARS, DASHES, DOTS, LINE, Curve, Panel, Study
+from reports.dressing import finished
 from reports.plots import OURS
 
 WIDTH, HEIGHT = 4.2, 3.2
@@ -30,8 +31,7 @@ def figure(study: Study) -> Figure:
     axes = drawn.subplots(1, len(study.panels), squeeze=False)[0]
     for axis, panel in zip(axes, study.panels, strict=True):
         _draw(axis, panel)
-    drawn.suptitle(study.title, fontsize=10)
-    return drawn
+    return finished(drawn, study.title)
 
 
 def _draw(axis: Any, panel: Panel) -> None:
@@ -41,13 +41,11 @@ def _draw(axis: Any, panel: Panel) -> None:
         look = LOOKS[curve.look] | ({"color": "#BBBBBB", "ms": 2} if crowd else {"color": next(colours)})
         _plot(axis, curve, look)
     axis.set_title(panel.title, fontsize=9)
-    axis.set_xlabel(panel.x_label, fontsize=8)
-    axis.set_ylabel(panel.y_label, fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.grid(color="#DDDDDD", lw=0.5)
-    for scale, name in ((panel.log_x, "x"), (panel.log_y, "y")):
-        if scale:
-            _logarithmic(axis, name)
+    axis.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if panel.log_x:
+        axis.set_xscale("log")
+    if panel.log_y:
+        axis.set_yscale("log")
     if all(float(x).is_integer() for curve in panel.curves for x in curve.x) and not panel.log_x:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(panel.curves) > 1:
@@ -59,14 +57,3 @@ def _plot(axis: Any, curve: Curve, look: dict[str, Any]) -> None:
         axis.plot(curve.x, curve.y, label=curve.label, **look)
     else:
         axis.errorbar(curve.x, curve.y, curve.errors, label=curve.label, **look)
-
-
-def _logarithmic(axis: Any, name: str) -> None:
-    """A logarithmic axis; its numbers are written out where it spans less than two decades."""
-    getattr(axis, f"set_{name}scale")("log")
-    low, high = getattr(axis, f"get_{name}lim")()
-    own = getattr(axis, f"{name}axis")
-    if high / low < 100:
-        own.set_major_formatter(FormatStrFormatter("%g"))
-        own.set_minor_formatter(FormatStrFormatter("%g") if high / low < 10 else NullFormatter())
-        own.set_tick_params(which="minor", labelsize=7)

@@ -8,8 +8,9 @@ from itertools import groupby
 
 import pandas as pd
 
-from bench.adaptive import ADAPTIVE, Result
+from bench.adaptive import ADAPTIVE, PARTICLES, Result
 from bench.adaptive_studies import Study
+from impls.nn.adaptive.polish import STEPS
 from reports.formats import Line, Section, Table, number
 
 
@@ -35,7 +36,9 @@ def contest(results: Sequence[Result]) -> Table:
     )
     notes = (
         "error: root mean square on held-out samples, in deviations of their response; noise: that of the truth itself",
-        "parameters: learned numbers, of trees one per node. Seconds: of one fit, not interleaved",
+        "parameters: learned numbers, of trees one per node; the adaptive model's with its output's location and scale",
+        f"epochs: the adaptive model's move {PARTICLES} particles each, and up to {STEPS} Gauss-Newton steps follow",
+        "seconds: of one fit each, one after the other, by the clock on the wall; kernel ridge's with its search",
         verdict,
     )
     headings = ("contestant", "error", "parameters", "epochs", "seconds")

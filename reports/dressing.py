@@ -1,4 +1,4 @@
-"""How the figures of studies and searches look: grid, small letters, plain numbers on short axes, one legend below."""
+"""How figures of studies and searches look: grid, small letters, plain numbers on short axes, one legend below."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 READABLE = 1e4
 """Largest over smallest value up to which a logarithmic axis has plain numbers."""
+ROOMY = 1e3
+"""The same, up to which twos and fives have theirs as well."""
 
 LONG = 24
 """Letters of a label of which fewer stand side by side."""
@@ -47,4 +49,4 @@ def _number(axis: Axis, span: float) -> None:
         return
     axis.set_minor_locator(LogLocator(subs=(2, 5) if span > 10 else range(2, 10)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.set_minor_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(FormatStrFormatter("%g") if span < ROOMY else NullFormatter())

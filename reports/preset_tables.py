@@ -57,7 +57,8 @@ def lines(rows: Sequence[Training]) -> Table:
 
 def misclassified(rows: Sequence[Training]) -> Table:
     """How many people each contestant took for dead or alive who were not: mean with its interval, least and most."""
-    published = perceptron(TITANIC).set_index("figure")["value"]
+    figures = perceptron(TITANIC).set_index("figure")["value"]
+    published = {name: f"{value:.0f}" for name, value in figures.items()}
     sections = []
     for title, group in by(rows, lambda row: f"{row.name}  {row.structure}  {row.plan}").items():
         cells = []
@@ -71,8 +72,9 @@ def misclassified(rows: Sequence[Training]) -> Table:
             average = with_interval(found.median, found.low, found.high, "{:.1f}".format)
             extremes = str(min(people)), str(max(people))
             cells.append(Line((contestant, str(len(people)), average, *extremes, str(own[0].test_samples))))
-        low, high = (f"{published[f'misclassified_{end}']:.0f}" for end in ("least", "most"))
-        cells.append(Line(("published", "20", f"{low} to {high}", MISSING, MISSING, "281")))
+        average = f"{published['misclassified_least']} to {published['misclassified_most']}"
+        of = published["test_samples"]
+        cells.append(Line(("published", published["experiments"], average, MISSING, MISSING, of)))
         sections.append(Section(title, tuple(cells)))
     headings = ("contestant", "experiments", "misclassified, mean", "least", "most", "of")
     notes = ("mean over the experiments, which differ in weights and batches, with its 95 % interval",)

@@ -13,7 +13,11 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from datasets import synthetic
+from impls.nn.adaptive.confidence import STEP, confidence, jacobian
+from impls.nn.adaptive.equalisation import ScaleLocation
 from impls.nn.adaptive.estimator import AdaptiveRegressor
+from impls.nn.adaptive.model import Model
+from impls.nn.adaptive.scales import MAPS
 from impls.nn.adaptive.watermark import BITS, LEVEL, fewest_matches, tail
 from impls.specs import SpecError
 
@@ -73,9 +77,39 @@ def test_a_prediction_knows_its_error(bumps):
     assert 0.002 < np.median(error) < 0.02
 
 
+@pytest.mark.parametrize("end", [0.0, STEP / 2, 1 - STEP / 2, 1.0])
+def test_the_errors_of_the_others_are_those_of_a_fit_without_the_parameter_at_its_bound(end):
+    """Of location, amplitude and width: s^2 (J^T J)^-1 by formula, the centre's column left out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(size=(50, 1)), rng.standard_normal(50)
+    model, point, output = Model("kernel(1)", np.zeros(1), np.ones(1)), np.array([0.8, end, 0.9]), ScaleLocation(1, 2)
+    slopes = jacobian(model, x, point, output)[:, [0, 1, 3]]
+    residuals = y - output(model.response(x, point[None])[0])
+    expected = residuals @ residuals / (50 - 3) * np.linalg.inv(slopes.T @ slopes)
+    found = confidence(model, x, y, point, output)
+    np.testing.assert_allclose(found.covariance[np.ix_([0, 1, 3], [0, 1, 3])], expected, rtol=1e-6)
+    assert list(found.at_bound) == [False, True, False]
+    assert not found.undetermined.any()
+    assert list(np.isnan(found.of_parameters(model, point))) == [False, True, False]
+
+
 def test_ghosts_are_undetermined_and_what_they_do_not_touch_is_not(fitted):
     unknown = {p.name for p in fitted.parameters() if np.isinf(p.error)}
     assert unknown == {"amplitude", "ghost"}
+
+
+@pytest.mark.parametrize("widths", MAPS)
+def test_a_parameter_at_its_bound_says_so_and_has_no_error(widths):
+    """A narrower kernel than any of the family: its width stays at the smallest there is, whatever maps it."""
+    x = np.linspace(0, 1, 400)[:, None]
+    y = np.exp(-np.square((x[:, 0] - 0.5) / 0.004) / 2)
+    found = AdaptiveRegressor("kernel(1)", epochs=150, widths=widths, random_state=0).fit(x, y)
+    amplitude, centre, width = found.parameters()
+    assert width.at_bound
+    assert np.isnan(width.error)
+    assert str(width).endswith("at its bound")
+    assert not amplitude.at_bound
+    assert 0 < centre.error < np.inf
 
 
 def test_a_watermark_changes_no_prediction_and_only_its_owner_finds_it(bumps, fitted):

@@ -11,7 +11,10 @@ from bench import adaptive_network, adaptive_studies
 from bench.adaptive import ADAPTIVE, LARGE, PROBLEMS, Result, compete, contestants
 from bench.adaptive_studies import BARS, DASHES, DOTS, LINE, Curve, Panel, Study
 from bench.cli import main
+from datasets import synthetic
 from impls import registry
+from impls.nn.adaptive.estimator import AdaptiveRegressor
+from impls.nn.adaptive.watermark import Claim
 from reports import adaptive_tables
 from reports.adaptive_folder import STUDIES
 from reports.adaptive_plots import figure
@@ -65,17 +68,59 @@ def test_every_contestant_gets_its_figures(monkeypatch):
     monkeypatch.setattr("bench.adaptive._networks", lambda sizes, seed: {"dummy": KernelRidge()})
     ticks = iter(range(100))
     found = {r.contestant: r for r in compete("bumps in 1 dimension", clock=lambda: float(next(ticks)))}
-    assert found[ADAPTIVE].parameters == 9
+    assert found[ADAPTIVE].parameters == 3 * 3 + 2
     assert found["MLP"].parameters == 301
     assert found["MLP"].epochs == found[ADAPTIVE].epochs == 2
     assert found["kernel ridge"].epochs is None
+    assert found["kernel ridge"].parameters == 280
     assert all(r.seconds == 1 and r.error > r.floor / 2 for r in found.values())
     assert found["random forest"].parameters > 1000
+
+
+def test_kernel_ridge_finds_the_width_that_a_problem_needs():
+    """A slow wave and a fast one under noise: the same regressor finds either."""
+    rng = np.random.default_rng(0)
+    x, noise = rng.uniform(size=(200, 1)), 0.2 * rng.standard_normal(200)
+    for waves in (0.5, 8):
+        truth = np.sin(2 * np.pi * waves * x[:, 0])
+        ridge = contestants("kernel(3)", 9, 1, 0)["kernel ridge"].fit(x, truth + noise)
+        assert ridge.score(x, truth) > 0.97
 
 
 def test_every_problem_of_the_contest_can_be_made():
     for make, _ in PROBLEMS.values():
         assert len(make().y) >= 400
+
+
+def test_false_claims_are_counted_by_verification(monkeypatch):
+    """A verifier that takes every key for the owner's claims at any number of matches."""
+    monkeypatch.setattr(adaptive_studies, "EPOCHS", 2)
+    monkeypatch.setattr(adaptive_studies, "WRONG_KEYS", 20)
+    monkeypatch.setattr(AdaptiveRegressor, "verify_watermark", lambda self, key: Claim(24, 24))
+    exact, counted = adaptive_studies.ghosts().panels[1].curves
+    np.testing.assert_array_equal(counted.y, np.ones(13))
+    assert exact.y[-1] == 2.0**-24
+
+
+def test_random_search_evaluates_its_loss_as_often_as_descent_at_any_temperature(monkeypatch):
+    evaluations = []
+
+    def counting(**options):
+        loss, number = made(**options), len(evaluations)
+        evaluations.append(0)
+
+        def counted(points):
+            evaluations[number] += len(points)
+            return loss(points)
+
+        return counted
+
+    made = synthetic.brownian
+    monkeypatch.setattr(synthetic, "brownian", counting)
+    monkeypatch.setattr(adaptive_studies, "ROUGH_LOSSES", 1)
+    adaptive_studies.temperature()
+    assert len(evaluations) == 4
+    assert len(set(evaluations)) == 1
 
 
 @pytest.mark.parametrize("name", STUDIES)

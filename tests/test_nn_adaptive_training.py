@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
 from impls.nn.equalised import Response
 from impls.nn.network import EVERY, Network, Options
 from impls.nn.optimizers import SGD, Adam
-from impls.nn.training import Data, EarlyStopping, Settings, Trainer, evaluate, predict
+from impls.nn.training import Data, EarlyStopping, Record, Settings, Trainer, TrainingError, evaluate, predict
 from impls.specs import SpecError
 
 MSE, CROSS_ENTROPY = "mean_squared_error", "categorical_crossentropy"
@@ -116,6 +118,42 @@ def test_finishing_twice_is_finishing_once_and_the_targets_stay_as_they_were():
     trainer.finish()
     np.testing.assert_allclose(predict(trainer.network, data.x), once, rtol=1e-6)
     np.testing.assert_array_equal(data.targets, before)
+
+
+class FailsInTheFourthEpoch(Trainer):
+    """A trainer whose loss is lost after three epochs."""
+
+    def train(self, parts: Iterable[np.ndarray]) -> Record:
+        """Three times as it is."""
+        if len(self.history) == 3:
+            raise TrainingError("the loss became nan in epoch 4")
+        return super().train(parts)
+
+
+def test_training_that_fails_leaves_an_equalised_network_in_the_unit_of_its_targets():
+    """As if it had been meant to end with the last epoch that came to its end."""
+    plan = {"loss": MSE, "optimizer": Adam(learning_rate=0.01), "batch": 30, "equalise": True}
+    whole, _ = trained(REGRESSION, lifted(), epochs=3, **plan)
+    failing = FailsInTheFourthEpoch(Network(REGRESSION, seed=1), lifted(), Settings(epochs=60, **plan))
+    with pytest.raises(TrainingError, match="epoch 4"):
+        failing.fit()
+    np.testing.assert_array_equal(failing.network.weights, whole.network.weights)
+
+
+def test_answers_that_are_not_finite_adapt_nothing_and_the_map_is_undone_at_the_end():
+    """Where a network diverges: its weights, and the response, stay finite."""
+    y = 1000 + 50 * np.random.default_rng(0).standard_normal((20, 1))
+    network = Network(REGRESSION, seed=1)
+    response = Response(network, y)
+    before = network.layer_weights("d2")[0].copy()
+    first = response.of(y)
+    lost = np.full((20, 1), np.inf)
+    response.adapt(lost)
+    np.testing.assert_array_equal(response.of(y), first)
+    response.give_back(lost)
+    kernel, bias = network.layer_weights("d2")
+    np.testing.assert_allclose(kernel, before * y.std(), rtol=1e-6)
+    np.testing.assert_allclose(bias, y.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from impls.nn.training import (
     TrainingError,
     batches,
     evaluate,
+    norm_of,
     predict,
 )
 from impls.specs import SpecError
@@ -109,6 +110,25 @@ def test_clipping_limits_what_it_says(clip):
         "clip_global_norm": math.sqrt(sum(np.square(s).sum() for s in steps)),
     }[clip]
     assert largest == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("clip", ["clip_norm", "clip_global_norm"])
+def test_a_gradient_whose_square_is_beyond_float32_is_shrunk_and_not_lost(clip):
+    """1e20 everywhere: the step goes as far as is allowed, the same way along every axis."""
+    network = Network(TEXT, seed=1)
+    trainer = Trainer(network, data(), Settings(optimizer=SGD(learning_rate=1.0), **{clip: 1.0}))
+    before = network.weights.copy()
+    network.gradients[...] = 0
+    for parameter in network.parameters:
+        parameter.of(network.gradients)[...] = 1e20
+    trainer.update()
+    steps = [p.of(before - network.weights).ravel() for p in network.parameters]
+    for part in steps if clip == "clip_norm" else [np.concatenate(steps)]:
+        np.testing.assert_allclose(part, 1 / math.sqrt(part.size), rtol=1e-4)
+
+
+def test_a_norm_is_that_of_all_arrays_together_however_large():
+    assert norm_of([np.array([3e20], np.float32), np.array([[4e20]], np.float32)]) == pytest.approx(5e20)
 
 
 def test_weight_decay_shrinks_weights_beside_the_step():

@@ -39,8 +39,9 @@ class Response:
         self.map = ScaleLocation(-float(self._y.mean()) / deviation, 1 / deviation)
 
     def adapt(self, answers: Array) -> None:
-        """Go a share of the way to where the response is easiest for answers (n, 1)."""
-        self.map = self.map.then(equalising(self.map(self._y), answers.T.astype(np.float64)).of(0))
+        """Go a share of the way to where the response is easiest for answers (n, 1), if these are finite."""
+        if np.isfinite(answers).all():
+            self.map = self.map.then(equalising(self.map(self._y), answers.T.astype(np.float64)).of(0))
 
     def of(self, y: Array) -> Array:
         """Targets in y's unit, as the network learns them now."""
@@ -51,8 +52,12 @@ class Response:
         return loss / float(self.map.scale) ** 2
 
     def give_back(self, answers: Array) -> None:
-        """Have the last layer answer y itself, by least squares from its answers (n, 1); the map is none then."""
-        found = least_squares(answers.T.astype(np.float64), self._y).of(0)
+        """Have the last layer answer y itself, by least squares from its answers (n, 1); the map is none then.
+
+        Answers that are not finite have no least squares: the map is undone instead.
+        """
+        finite = np.isfinite(answers).all()
+        found = least_squares(answers.T.astype(np.float64), self._y).of(0) if finite else self.map.inverse()
         kernel, bias = self._network.layer_weights(self._network.steps[-1].name)
         bias[...] = found(bias)
         kernel *= found.scale

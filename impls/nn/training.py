@@ -165,12 +165,19 @@ class Trainer:
         self._best: tuple[float, Array, int] | None = None
 
     def fit(self, callbacks: Sequence[Callback] = ()) -> list[Record]:
-        """Train until the epochs are over or something ends it; returns the history."""
-        while not self.stopped and len(self.history) < self.settings.epochs:
-            record = self.epoch()
-            for callback in callbacks:
-                if callback(self, record) is True:
-                    self.stopped = True
+        """Train until the epochs are over or something ends it; returns the history.
+
+        Raises TrainingError as ``epoch``; the network is finished then as well, with the weights that were kept.
+        """
+        try:
+            while not self.stopped and len(self.history) < self.settings.epochs:
+                record = self.epoch()
+                for callback in callbacks:
+                    if callback(self, record) is True:
+                        self.stopped = True
+        except TrainingError:
+            self.finish()
+            raise
         self.finish()
         return self.history
 
@@ -384,9 +391,14 @@ def _clip(network: Network, settings: Settings) -> None:
         _shrink([parameter.of(g) for parameter in learning], settings.clip_global_norm)
 
 
+def norm_of(arrays: Iterable[Array]) -> float:
+    """The Euclidean norm of all together, summed in float64: in float32 the square of 1.9e19 is infinite."""
+    return math.hypot(*(float(np.linalg.norm(array.astype(np.float64))) for array in arrays))
+
+
 def _shrink(gradients: Sequence[Array], limit: float) -> None:
     """Scale gradients so that the norm of all together is at most ``limit``."""
-    norm = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients))
+    norm = norm_of(gradients)
     if norm > limit:
         for g in gradients:
             g *= g.dtype.type(limit / norm)

@@ -26,7 +26,8 @@ Array = npt.NDArray[Any]
 class Parameter:
     """One parameter of one function: its value and standard error in the units of the data.
 
-    The error is infinite where the response does not depend on it, NaN where there were too few samples.
+    The error is infinite where the response does not depend on it, NaN where there were too few samples or where it
+    ended at a bound of its interval.
     """
 
     layer: int
@@ -35,10 +36,12 @@ class Parameter:
     name: str
     value: float
     error: float
+    at_bound: bool = False
 
     def __str__(self) -> str:
         """``kernel 2: centre[0] = 0.25 +- 0.003``."""
         error = "undetermined" if np.isinf(self.error) else f"+- {self.error:.2g}"
+        error = "at its bound" if self.at_bound else error
         return f"layer {self.layer}, {self.family} {self.function}: {self.name} = {self.value:.4g} {error}"
 
 
@@ -132,14 +135,12 @@ class AdaptiveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  #
         layers = self.model_.layers
         values = np.concatenate([self.model_.natural(layer, self.point_[None]).ravel() for layer in layers])
         errors = self.confidence_.of_parameters(self.model_, self.point_)
+        columns = zip(self.model_.meaning(), values, errors, self.confidence_.at_bound, strict=True)
         found = []
-        for (layer, function, name), value, error in zip(self.model_.meaning(), values, errors, strict=True):
-            unit = self.output_.scale if name == "amplitude" else 1.0
-            found.append(
-                Parameter(
-                    layer, function, layers[layer].family.name, name, float(value * unit), float(error * abs(unit))
-                )
-            )
+        for (layer, function, name), value, error, at_bound in columns:
+            family, unit = layers[layer].family.name, self.output_.scale if name == "amplitude" else 1.0
+            own = float(value * unit), float(error * abs(unit)), bool(at_bound)
+            found.append(Parameter(layer, function, family, name, *own))
         return tuple(found)
 
     def embed_watermark(self, key: bytes) -> AdaptiveRegressor:
