@@ -65,6 +65,7 @@ def test_the_contest_gives_the_network_at_least_as_many_parameters(monkeypatch, 
 def test_every_contestant_gets_its_figures(monkeypatch):
     """Timed by the clock that is given; the network is left out here."""
     monkeypatch.setattr("bench.adaptive.EPOCHS", 2)
+    monkeypatch.setattr("bench.adaptive.FOLDS", 2)
     monkeypatch.setattr("bench.adaptive._networks", lambda sizes, seed: {"dummy": KernelRidge()})
     ticks = iter(range(100))
     found = {r.contestant: r for r in compete("bumps in 1 dimension", clock=lambda: float(next(ticks)))}
@@ -77,8 +78,9 @@ def test_every_contestant_gets_its_figures(monkeypatch):
     assert found["random forest"].parameters > 1000
 
 
-def test_kernel_ridge_finds_the_width_that_a_problem_needs():
+def test_kernel_ridge_finds_the_width_that_a_problem_needs(monkeypatch):
     """A slow wave and a fast one under noise: the same regressor finds either."""
+    monkeypatch.setattr("bench.adaptive.FOLDS", 2)
     rng = np.random.default_rng(0)
     x, noise = rng.uniform(size=(200, 1)), 0.2 * rng.standard_normal(200)
     for waves in (0.5, 8):
