@@ -119,6 +119,14 @@ def emit_tile(builder, tile, args):
         emitter.store(emitter.above(value, floor), out, out_row, out_column, *place)
 
 
+def prefetch(builder, pointer, to_write):
+    """Emit a request for the line at a pointer, into the first-level cache; there need not be any memory."""
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(ask, [pointer, number(int(to_write)), number(3), number(1)])
+
+
 class Emitter:
     """The few instructions that a tile is made of."""
 
@@ -187,10 +195,7 @@ class Emitter:
     def prefetch(self, address, row, column, q, p, j):
         """Ask for the line that a result will be written to while its sum is formed: a store would wait for it."""
         place = self.moved(self._place(address, row, column, q, p), INDEX(j * self.tile.lanes))
-        to_write, keep, data = (ir.Constant(ir.IntType(32), n) for n in (1, 3, 1))
-        kind = ir.FunctionType(ir.VoidType(), [place.type, *[ir.IntType(32)] * 3])
-        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(ask, [place, to_write, keep, data])
+        prefetch(self.builder, place, to_write=True)
 
     def _place(self, address, row, column, q, p):
         b = self.builder

@@ -13,10 +13,13 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from impls.contraction import FLOAT, INDEX
+from impls.contraction import FLOAT, INDEX, prefetch
 from impls.numba_setup import njit
 
 SHORT = ir.IntType(32)
+AHEAD = 4
+"""Squares to the right of the one transposed: asked for meanwhile, since rows are read in pieces too short for a
+processor to foresee the next."""
 
 
 @cache
@@ -70,6 +73,9 @@ def _emit(context, builder, lanes, source, row, rows, columns, out, out_row):
     kind = ir.FunctionType(vector, [FLOAT.as_pointer(), SHORT, bits, vector])
     load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{lanes}f32.p0")
     mask = below(columns)
+    for number in range(lanes):
+        soon = builder.gep(place(source, row, INDEX(number)), [INDEX(AHEAD * lanes)], source_etype=FLOAT)
+        prefetch(builder, soon, to_write=False)
     values = [row_of_source(number) for number in range(lanes)]
     half = lanes // 2
     while half:

@@ -3,7 +3,7 @@
 Emitted as LLVM IR from the exact matrices: sums that two rows of M, or two columns, have in common are computed once.
 A tile may lie partly outside the image: rows that do not exist are read from, or written to, a spare row, columns are
 masked, so that tiles on the border are as fast as those inside. Pieces of rows are too short for a processor to foresee
-the next: each transform fetches what it will read, or write, in the tile to the right. That halved the time of a layer.
+the next: each transform asks for what a later one will read, or write. That halved the time of a layer.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import cache
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from impls.contraction import FLOAT, INDEX, Emitter, Tile
+from impls.contraction import FLOAT, INDEX, Emitter, Tile, prefetch
 from impls.numba_setup import njit
 from impls.processor import host
 from impls.winograd import matrices
@@ -23,7 +23,9 @@ from impls.winograd import matrices
 LANES = host().lanes
 FORMS = ((2, 3), (4, 3), (2, 5), (4, 5), (2, 7))
 """(m, r) of every F(m, r) that is compiled."""
-SHORT = ir.IntType(32)
+ASKED_BYTES = 16 << 10
+"""Of values transformed between the request for a tile and its use: so many that memory has answered, so few that the
+answer still lies in the first-level cache."""
 READ, WRITTEN, NEITHER = "read", "written", "neither"
 """Which side of a transform may lie beyond a border."""
 
@@ -58,35 +60,36 @@ def of_sums(m: int, r: int):
     return _transform(tuple(zip(*matrices(m, r).kernel, strict=True)), WRITTEN, 0)
 
 
-def _transform(matrix, bounded, ahead):
+def _transform(matrix, bounded, new):
     """The compiled kernel, to be called from compiled loops:
 
-    ``kernel(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)``
+    ``kernel(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)``
 
     ``source``, ``out``, ``spare``, ``bias`` are addresses; strides are in float32 values. On the bounded side only
     rows from ``top`` to before ``bottom`` and columns from ``left`` to before ``right`` exist; others are read from
     ``spare``, a row of zeros, or written to it, and columns are left out. Of every vector of the source, or of what
-    results are written to, only ``last`` lanes are touched. The next tile lies ``ahead`` columns to the right.
+    results are written to, only ``last`` lanes are touched. ``soon`` is the address on that side of a tile whose turn
+    comes soon, of which ``new`` columns are not those of the tile before it; there need not be anything.
     ``bias`` and ``floor`` are those of results alone: below the floor they become 0; NaN stays.
     """
 
     @intrinsic
     def emit(
-        context, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+        context, source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
     ):  # fmt: skip
-        signature = types.void(*[types.int64] * 13, types.float32)
-        return signature, lambda context, builder, sig, args: _emit(context, builder, matrix, bounded, ahead, args)
+        signature = types.void(*[types.int64] * 14, types.float32)
+        return signature, lambda context, builder, sig, args: _emit(context, builder, matrix, bounded, new, args)
 
     @njit(cache=False)
-    def kernel(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor):
-        emit(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+    def kernel(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor):
+        emit(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
 
     return kernel
 
 
-def _emit(context, builder, matrix, bounded, ahead, args):
+def _emit(context, builder, matrix, bounded, new, args):
     """Transform all columns, then all rows of what that gives."""
-    source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor = args
+    source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor = args
     builder.function.attributes.add("noinline")
     vector = ir.VectorType(FLOAT, LANES)
     emitter = Emitter(builder, Tile(1, 1, 1, LANES), vector, last)
@@ -110,12 +113,10 @@ def _emit(context, builder, matrix, bounded, ahead, args):
         nothing = ir.Constant(emitter.bits, None)
         return [builder.select(between(k, left, right), emitter.mask, nothing) for k in range(count)]
 
-    def fetch(rows, step, columns, to_write):
-        """Into the first-level cache, to read or to write; there need not be anything."""
-        kind = ir.FunctionType(ir.VoidType(), [FLOAT.as_pointer(), *[SHORT] * 3])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for place in (emitter.moved(row, builder.mul(step, INDEX(j))) for row in rows for j in columns):
-            builder.call(function, [place, SHORT(to_write), SHORT(3), SHORT(1)])
+    def ask(count, row_step, step, columns, to_write):
+        for pointer in rows_of(soon, row_step, count, NEITHER):
+            for j in columns:
+                prefetch(builder, emitter.moved(pointer, builder.mul(step, INDEX(j))), to_write)
 
     def load(i, j):
         pointer = emitter.moved(origin[i], builder.mul(column, INDEX(j)))
@@ -135,9 +136,9 @@ def _emit(context, builder, matrix, bounded, ahead, args):
     origin, goal = rows_of(source, row, size, READ), rows_of(out, out_row, results, WRITTEN)
     masks = lanes_of(results if bounded == WRITTEN else size)
     if bounded == READ:
-        fetch(origin, column, range(size, size + ahead), to_write=0)
+        ask(size, row, column, range(size - new, size), to_write=False)
     elif bounded == WRITTEN:
-        fetch(goal, out_column, range(results, results + ahead), to_write=1)
+        ask(results, out_row, out_column, range(new), to_write=True)
     columns = [combined(emitter, matrix, [load(i, j) for i in range(size)]) for j in range(size)]
     start = emitter.vector_at(emitter.pointer(bias), 0) if bounded == WRITTEN else None
     for i in range(results):
@@ -208,91 +209,122 @@ def _constant(emitter, number):
 
 
 IMAGE_4, IMAGE_6, IMAGE_8 = map(of_image, (4, 6, 8))
-KERNEL_0, KERNEL_1, KERNEL_2, KERNEL_3, KERNEL_4 = (of_kernel(m, r) for m, r in FORMS)
-RESULTS_0, RESULTS_1, RESULTS_2, RESULTS_3, RESULTS_4 = (of_results(m, r) for m, r in FORMS)
-GRADIENT_0, GRADIENT_1, GRADIENT_2, GRADIENT_3, GRADIENT_4 = (of_gradient(m, r) for m, r in FORMS)
+TAPS_0, TAPS_1, TAPS_2, TAPS_3, TAPS_4 = (of_kernel(m, r) for m, r in FORMS)
+OUT_0, OUT_1, OUT_2, OUT_3, OUT_4 = (of_results(m, r) for m, r in FORMS)
+GRAD_0, GRAD_1, GRAD_2, GRAD_3, GRAD_4 = (of_gradient(m, r) for m, r in FORMS)
 SUMS_0, SUMS_1, SUMS_2, SUMS_3, SUMS_4 = (of_sums(m, r) for m, r in FORMS)
 
 
 @njit
 def transform_image(
-    side, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+    side, source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
 ):  # fmt: skip
     """The image's transform of a size; a chain of calls, since numba's tables of functions know no cache."""
     if side == 4:
-        IMAGE_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        IMAGE_4(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif side == 6:
-        IMAGE_6(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        IMAGE_6(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif side == 8:
-        IMAGE_8(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        IMAGE_8(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
 
 
 @njit
 def transform_kernel(
-    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+    form, source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
 ):  # fmt: skip
     """The kernel's transform of ``FORMS[form]``."""
     if form == 0:
-        KERNEL_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        TAPS_0(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 1:
-        KERNEL_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        TAPS_1(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 2:
-        KERNEL_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        TAPS_2(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 3:
-        KERNEL_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        TAPS_3(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 4:
-        KERNEL_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        TAPS_4(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
 
 
 @njit
 def transform_results(
-    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+    form, source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
 ):  # fmt: skip
     """The results' transform of ``FORMS[form]``."""
     if form == 0:
-        RESULTS_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        OUT_0(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 1:
-        RESULTS_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        OUT_1(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 2:
-        RESULTS_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        OUT_2(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 3:
-        RESULTS_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        OUT_3(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 4:
-        RESULTS_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        OUT_4(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
 
 
 @njit
 def transform_gradient(
-    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+    form, source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
 ):  # fmt: skip
     """The results' gradient's transform of ``FORMS[form]``."""
     if form == 0:
-        GRADIENT_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        GRAD_0(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 1:
-        GRADIENT_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        GRAD_1(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 2:
-        GRADIENT_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        GRAD_2(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 3:
-        GRADIENT_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        GRAD_3(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 4:
-        GRADIENT_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        GRAD_4(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
 
 
 @njit
 def transform_sums(
-    form, source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
+    form, source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor
 ):  # fmt: skip
     """The transform of the weight gradient's sums of ``FORMS[form]``."""
     if form == 0:
-        SUMS_0(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        SUMS_0(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 1:
-        SUMS_1(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        SUMS_1(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 2:
-        SUMS_2(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        SUMS_2(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 3:
-        SUMS_3(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        SUMS_3(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
     elif form == 4:
-        SUMS_4(source, row, column, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+        SUMS_4(source, row, column, soon, out, out_row, out_column, top, bottom, left, right, spare, bias, last, floor)
+
+
+@njit
+def tile_at(number, problem):
+    """(sample, first row, first column) of a tile's results."""
+    n, place = divmod(number, problem.down * problem.across)
+    i, j = divmod(place, problem.across)
+    return n, i * problem.m, j * problem.m
+
+
+@njit
+def image_at(number, source, problem):
+    """(address, first row, first column) of the image under a tile; it may begin before the image's first ones."""
+    rows, columns = problem.rows, problem.columns
+    n, top, left = tile_at(number, problem)
+    top, left = top - rows.pad, left - columns.pad
+    return source + 4 * ((n * rows.side + top) * columns.side + left) * problem.inner, top, left
+
+
+@njit
+def results_at(number, target, problem):
+    """(address, first row, first column) of a tile's results."""
+    rows, columns = problem.rows, problem.columns
+    n, top, left = tile_at(number, problem)
+    return target + 4 * ((n * rows.out + top) * columns.out + left) * problem.outer, top, left
+
+
+@njit
+def tiles_ahead(side, depth):
+    """How many tiles, of so many values in so many channels, to ask in advance."""
+    return max(1, ASKED_BYTES // (4 * side * side * depth))
 
 
 @njit
@@ -300,14 +332,13 @@ def transform_block(first, count, source, record, zeros, block):
     """Transform the image under ``count`` tiles from number ``first`` on, all channels."""
     problem = record[0]
     rows, columns, inner, side, plane = problem.rows, problem.columns, problem.inner, problem.side, problem.plane
+    ahead = tiles_ahead(side, inner)
     for t in range(count):
-        n, place = divmod(first + t, problem.down * problem.across)
-        i, j = divmod(place, problem.across)
-        top, left = i * problem.m - rows.pad, j * problem.m - columns.pad
-        at = source + 4 * ((n * rows.side + top) * columns.side + left) * inner
+        at, top, left = image_at(first + t, source, problem)
+        soon, _, _ = image_at(first + t + ahead, source, problem)
         for c in range(0, inner, LANES):
             transform_image(
-                side, at + 4 * c, columns.side * inner, inner,
+                side, at + 4 * c, columns.side * inner, inner, soon + 4 * c,
                 block + 4 * (t * problem.depth + c), side * plane, plane,
                 -top, rows.side - top, -left, columns.side - left, zeros, zeros, inner - c, np.float32(-np.inf),
             )  # fmt: skip

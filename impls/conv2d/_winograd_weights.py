@@ -19,7 +19,14 @@ import numpy as np
 from impls.contract import FLOAT32
 from impls.conv2d._correlation import MOST_BYTES, Problem, round_up
 from impls.conv2d._register_tiles import LANES, SINGLE, TILES, blocks, multiply
-from impls.conv2d._winograd_transforms import FORMS, transform_block, transform_gradient, transform_sums
+from impls.conv2d._winograd_transforms import (
+    FORMS,
+    results_at,
+    tiles_ahead,
+    transform_block,
+    transform_gradient,
+    transform_sums,
+)
 from impls.numba_setup import njit, numba, prange
 from impls.specs import ITEMSIZE
 from impls.winograd import POINTS
@@ -148,16 +155,15 @@ def floats_of_point(inner, tile_rows, filters):
 def transform_gradients(first, count, start, end, source, record, zeros, block):
     """Transform dy of ``count`` tiles from number ``first`` on, filters from ``start`` to before ``end``."""
     problem = record[0]
-    rows, columns, outer, m, side = problem.rows, problem.columns, problem.outer, problem.m, problem.side
+    rows, columns, outer, side = problem.rows, problem.columns, problem.outer, problem.side
     plane = problem.gradient_plane
+    ahead = tiles_ahead(side, outer)
     for t in range(count):
-        n, place = divmod(first + t, problem.down * problem.across)
-        i, j = divmod(place, problem.across)
-        top, left = i * m, j * m
-        at = source + 4 * ((n * rows.out + top) * columns.out + left) * outer
+        at, top, left = results_at(first + t, source, problem)
+        soon, _, _ = results_at(first + t + ahead, source, problem)
         for f in range(start, end, LANES):
             transform_gradient(
-                problem.form, at + 4 * f, columns.out * outer, outer,
+                problem.form, at + 4 * f, columns.out * outer, outer, soon + 4 * f,
                 block + 4 * (t * problem.width + f), side * plane, plane,
                 -top, rows.out - top, -left, columns.out - left, zeros, zeros, outer - f, np.float32(-np.inf),
             )  # fmt: skip
@@ -239,7 +245,7 @@ def finish_channel(c, record, panels, zeros, sums, dw):
         value = floats_of_point(inner, tile_rows, filters)
         for f in range(0, filters, LANES):
             transform_sums(
-                problem.form, source + 4 * (place + c * filters + f), side * value, value,
+                problem.form, source + 4 * (place + c * filters + f), side * value, value, none,
                 target + 4 * (c * outer + first + f), taps * inner * outer, inner * outer,
                 none, taps, none, taps, blank, blank, outer - first - f, np.float32(-np.inf),
             )  # fmt: skip

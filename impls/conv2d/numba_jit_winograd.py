@@ -28,7 +28,14 @@ from impls.conv2d._correlation import (
     round_up,
 )
 from impls.conv2d._register_tiles import LANES, TILES, blocks, multiply
-from impls.conv2d._winograd_transforms import FORMS, transform_block, transform_kernel, transform_results
+from impls.conv2d._winograd_transforms import (
+    FORMS,
+    results_at,
+    tiles_ahead,
+    transform_block,
+    transform_kernel,
+    transform_results,
+)
 from impls.numba_setup import njit, numba, prange
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, ITEMSIZE, ConvSpec
 from impls.transposition import transposition
@@ -184,7 +191,7 @@ def pack_row(c, w, record, panels, turned, packed):
         for f in range(first, first + width, LANES):
             transform_kernel(
                 problem.form, weights + 4 * (first_tap + c * between + f),
-                rows.tap_step * w.shape[1] * tap, columns.tap_step * tap,
+                rows.tap_step * w.shape[1] * tap, columns.tap_step * tap, none,
                 at + 4 * (c * width + f - first), side * value, value,
                 none, none, none, none, none, none, outer - f, np.float32(-np.inf),
             )  # fmt: skip
@@ -195,16 +202,15 @@ def pack_row(c, w, record, panels, turned, packed):
 def finish_block(first, count, products, start, width, bias, floor, record, spare, out):
     """Transform a panel's products of ``count`` tiles to results of outputs from ``start`` on."""
     problem = record[0]
-    rows, columns, outer, m, side = problem.rows, problem.columns, problem.outer, problem.m, problem.side
+    rows, columns, outer, side = problem.rows, problem.columns, problem.outer, problem.side
     plane = problem.products_plane
+    ahead = tiles_ahead(side, width)
     for t in range(count):
-        n, place = divmod(first + t, problem.down * problem.across)
-        i, j = divmod(place, problem.across)
-        top, left = i * m, j * m
-        at = out + 4 * ((n * rows.out + top) * columns.out + left) * outer
+        at, top, left = results_at(first + t, out, problem)
+        soon, _, _ = results_at(first + t + ahead, out, problem)
         for f in range(start, start + width, LANES):
             transform_results(
-                problem.form, products + 4 * (t * width + f - start), side * plane, plane,
+                problem.form, products + 4 * (t * width + f - start), side * plane, plane, soon + 4 * f,
                 at + 4 * f, columns.out * outer, outer,
                 -top, rows.out - top, -left, columns.out - left, spare, bias + 4 * f, outer - f, floor,
             )  # fmt: skip
