@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
+from impls.contraction import prefetch
 from impls.numba_setup import njit
 
 LANES = 16
@@ -87,13 +88,13 @@ def store(context, vector, values, position, mask):
 @intrinsic
 def ask_to_read(context, values, position):
     """Have the line of a position fetched, because it will be read soon; nothing happens where there is none."""
-    return types.void(values, types.int64), lambda *emitted: _ask(*emitted, 0)
+    return types.void(values, types.int64), lambda *emitted: _ask(*emitted, to_write=False)
 
 
 @intrinsic
 def ask_to_write(context, values, position):
     """Have the line of a position fetched to be written: a store would wait for it."""
-    return types.void(values, types.int64), lambda *emitted: _ask(*emitted, 1)
+    return types.void(values, types.int64), lambda *emitted: _ask(*emitted, to_write=True)
 
 
 @intrinsic
@@ -173,11 +174,7 @@ def _spread(builder, number, llvm_type):
 
 
 def _ask(context, builder, signature, arguments, to_write):
-    pointer = _pointer(context, builder, signature.args[0], *arguments)
-    kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[ir.IntType(32)] * 3])
-    keep, data = 3, 1
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [pointer, *(ir.IntType(32)(word) for word in (to_write, keep, data))])
+    prefetch(builder, _pointer(context, builder, signature.args[0], *arguments), to_write)
     return context.get_dummy_value()
 
 
