@@ -109,10 +109,13 @@ def test_a_choice_that_diverges_is_told_and_judged_by_what_it_reached(data):
 def test_the_test_part_is_looked_at_once_and_the_retrained_network_has_seen_the_rest(data, monkeypatch):
     looked, samples = [], []
     monkeypatch.setattr(tuning, "evaluate", lambda network, part, *more: looked.append(part) or {})
-    original = tuning.Trainer
-    monkeypatch.setattr(
-        tuning, "Trainer", lambda network, part, *more: samples.append(len(part)) or original(network, part, *more)
-    )
+    begin = tuning.Trainer.__init__
+
+    def noting(trainer, network, part, *more):
+        samples.append(len(part))
+        begin(trainer, network, part, *more)
+
+    monkeypatch.setattr(tuning.Trainer, "__init__", noting)
     chosen = finish(Search(dataset="made", epochs=3), CHOICE, data)
     assert [part is data.test for part in looked] == [False, True]
     assert samples == [48, 78]
