@@ -34,7 +34,7 @@ BUSY_SECONDS = 60
 """How long a process waits for a SQLite file that another one writes to."""
 
 STARTUP, WARM_EPOCHS = 5, 5
-"""Trials before the first one is pruned, and epochs of a trial before it may be."""
+"""Trials that are finished before one is pruned, and epochs after which a trial cannot be pruned yet."""
 ENOUGH = 10
 """Finished trials from which it can be said what mattered."""
 
@@ -157,19 +157,22 @@ class OptunaStudy:
 
     def _try(self, trial: optuna.Trial, data: Holdout, watch: Watch | None) -> tuple[float, ...]:
         """Train a trial's choice; its values. Raises TrialPruned."""
+        hopeless = False
 
-        def judge(epoch: int, record: Record) -> None:
+        def judge(epoch: int, record: Record) -> bool:
+            nonlocal hopeless
             if watch:
                 watch(trial.number, epoch, record)
-            if self.objective.timed:
-                return  # Optuna prunes by one value only
-            trial.report(record[self.objective.metric], epoch)
-            if trial.should_prune():
-                raise self._optuna.TrialPruned
+            if not self.objective.timed:  # Optuna prunes by one value only
+                trial.report(record[self.objective.metric], epoch)
+                hopeless = bool(trial.should_prune())
+            return hopeless
 
         trained = train(self.search, suggest(trial, self.space), data.train, data.validation, judge)
         trial.set_user_attr(LAPS, trained.seconds)
         trial.set_user_attr(FAILURE, trained.failure)
+        if hopeless:
+            raise self._optuna.TrialPruned
         value, epoch = self.objective.best(trained.history)
         if not self.objective.timed:
             return (value,)
@@ -195,11 +198,12 @@ class OptunaStudy:
             raise TuneError(f"the storage {self.address} cannot be opened: {error.__cause__ or error}") from error
 
     def _create(self) -> Any:
+        first = WARM_EPOCHS + 1  # epoch in which a trial may be pruned: they count from 1, Optuna's steps from 0
         return self._optuna.create_study(
             storage=self._storage(),
             study_name=self.name,
             directions=self.objective.directions,
-            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_EPOCHS),
+            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=first),
             load_if_exists=True,
         )
 

@@ -162,7 +162,7 @@ class Trained:
 
 
 Judge: TypeAlias = Callable[[int, Record], object]
-"""Called after every epoch with its number from 1 and its record; what it raises ends the training."""
+"""Called after every epoch with its number from 1 and its record; True ends the training."""
 
 
 class _Timed(Trainer):

@@ -19,7 +19,7 @@ from bench import optuna_study, tuning
 from bench.cli import main
 from bench.holdout import Holdout, hold_out
 from bench.optuna_study import OptunaStudy, TuneError
-from bench.tuning import Choice, Search, Space, finish, implementations, train
+from bench.tuning import Choice, Search, Space, Trained, finish, implementations, train
 from impls.nn.saving import load
 from impls.nn.training import Data, evaluate
 from impls.specs import SpecError
@@ -163,15 +163,34 @@ def test_a_study_that_was_interrupted_goes_on_as_it_would_have(kind, data, tmp_p
         assert 1e-3 <= trial.params["rate"] <= 1e-1
 
 
-def test_a_hopeless_trial_ends_before_its_last_epoch(data, monkeypatch):
-    """The median of the trials before decides, from a trial and an epoch on that are made small here."""
-    monkeypatch.setattr(optuna_study, "STARTUP", 1)
-    monkeypatch.setattr(optuna_study, "WARM_EPOCHS", 0)
+@pytest.mark.parametrize(("started", "warm"), [(1, 0), (1, 2), (3, 1)])
+def test_a_hopeless_trial_ends_in_the_first_epoch_in_which_it_may(started, warm, data, monkeypatch):
+    """Each trial here is worse than the median of those before; its time is kept as every other's."""
+    monkeypatch.setattr(optuna_study, "STARTUP", started)
+    monkeypatch.setattr(optuna_study, "WARM_EPOCHS", warm)
+    begun = itertools.count(1)
+
+    def worse(search, choice, train, validation, judge):
+        history, accuracy = [], 1 / next(begun)
+        for epoch in range(1, 5):
+            history.append({"val_accuracy": accuracy})
+            if judge(epoch, history[-1]):
+                break
+        return Trained(None, history, [0.5 * epoch for epoch in range(1, len(history) + 1)])
+
+    monkeypatch.setattr(optuna_study, "train", worse)
     study = study_in(epochs=4)
-    study.run(data, 8)
-    pruned = [trial for trial in study.trials() if trial.state == "PRUNED"]
-    assert pruned
-    assert all(len(trial.curve) < 4 for trial in pruned)
+    study.run(data, 6)
+    trials = study.trials()
+    assert [trial.state for trial in trials] == ["COMPLETE"] * started + ["PRUNED"] * (6 - started)
+    assert {len(trial.curve) for trial in trials[started:]} == {warm + 1}
+    assert {trial.seconds for trial in trials[started:]} == {0.5 * (warm + 1)}
+
+
+def test_a_judge_that_has_seen_enough_ends_the_training(data):
+    search = Search(dataset="made", epochs=6)
+    found = train(search, CHOICE, data.train, data.validation, lambda epoch, _: epoch == 2)
+    assert len(found.history) == len(found.seconds) == 2
 
 
 def test_the_best_trial_is_the_one_that_was_judged_best_and_can_be_made_again(data, monkeypatch):
