@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -145,22 +148,90 @@ def test_without_optuna_the_command_says_what_to_install(monkeypatch):
 # --- studies ---
 
 
+class Killed(BaseException):
+    """What no program catches."""
+
+
 @pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
-def test_a_study_that_was_interrupted_goes_on_as_it_would_have(kind, data, tmp_path):
-    """The sampler of a trial is a function of the seed and its number; from the eleventh on it learns from others."""
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
+def test_a_study_that_is_cut_within_trials_goes_on_as_it_would_have(kind, end, data, tmp_path, monkeypatch):
+    """Trial 3, the same one again when it is begun anew, and trial 11, which has learned from others, are cut.
+
+    A killed process leaves its trial running; that it has ended shows by its number, which nobody has any more.
+    """
     address = f"{kind}{tmp_path}/study"
-    whole = study_in(epochs=1)
-    whole.run(data, 12)
-    study_in(address, epochs=1).run(data, 11)
-    parts = study_in(address, epochs=1)
-    parts.run(data, 12)
+    whole = study_in(epochs=2)
+    whole.run(data, 14)
+
+    def cut(trial: int, epoch: int, _: object) -> None:
+        if (trial, epoch) in ((3, 2), (4, 1), (13, 2)):
+            raise end
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(optuna_study, "_this_process", lambda: (platform.node(), ended.pid))
+    for _ in range(3):
+        with pytest.raises(end):
+            study_in(address, epochs=2).run(data, 14, cut)
+    parts = study_in(address, epochs=2)
+    parts.run(data, 14)
     assert params_of(parts) == params_of(whole)
-    parts.run(data, 12)
-    assert parts.finished == len(params_of(whole)) == 12
+    assert [trial.number for trial in parts.trials() if trial.state == "FAIL"] == [3, 4, 13]
+    parts.run(data, 14)
+    assert len(parts.trials()) == 17
+    assert parts.finished == len(params_of(whole)) == 14
     for trial in whole.trials():
         assert set(trial.params) >= {"layers", "width_1", "dropout", "rate", "initializer", "clip", "batch"}
         assert trial.params["layers"] <= 2
         assert 1e-3 <= trial.params["rate"] <= 1e-1
+
+
+def test_a_trial_that_fails_by_itself_says_why_and_is_not_begun_anew(data, tmp_path):
+    """It would fail again, and nothing would come after it."""
+    address = f"sqlite:///{tmp_path}/study"
+
+    def fail(trial: int, *_: object) -> None:
+        if trial == 1:
+            raise MemoryError("8 GB")
+
+    with pytest.raises(MemoryError):
+        study_in(address, epochs=1).run(data, 3, fail)
+    study = study_in(address, epochs=1)
+    study.run(data, 3)
+    assert [(trial.state, trial.failure) for trial in study.trials()[:3]] == [
+        ("COMPLETE", ""),
+        ("FAIL", "MemoryError: 8 GB"),
+        ("COMPLETE", ""),
+    ]
+    assert study.finished == 3
+
+
+def test_a_trial_that_another_process_works_on_is_left_to_it(data, tmp_path):
+    """This process is there, and was before its trial."""
+    address = f"sqlite:///{tmp_path}/study"
+
+    def cut(*_: object) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        study_in(address, epochs=1).run(data, 2, cut)
+    study = study_in(address, epochs=1)
+    study.run(data, 2)
+    assert [trial.state for trial in study.trials()] == ["RUNNING", "COMPLETE", "COMPLETE"]
+    assert len({json.dumps(dict(trial.params)) for trial in study.trials()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("machine", "begun", "abandoned"),
+    [
+        (platform.node(), datetime.now(), False),
+        (platform.node(), datetime(2000, 1, 1), True),  # before the process that has the number now
+        ("another machine", datetime(2000, 1, 1), False),
+    ],
+)
+def test_a_trial_is_abandoned_where_the_number_of_its_process_is_a_later_ones(machine, begun, abandoned):
+    trial = SimpleNamespace(user_attrs={optuna_study.OWNER: [machine, os.getpid()]}, datetime_start=begun)
+    assert optuna_study._is_abandoned(trial) == abandoned
 
 
 @pytest.mark.parametrize(("started", "warm"), [(1, 0), (1, 2), (3, 1)])
