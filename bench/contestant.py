@@ -179,10 +179,11 @@ class Contestant(Responder):
         try:
             seconds = timing.sample([lambda: found.append(trainee.train(parts))], _done, 1, warm=False).host
         except TrainingError as error:
-            return {"status": "DIVERGED", "reason": f"epoch {epoch + 1}: {error}"}
+            return {"status": "DIVERGED", "reason": str(error)}
         loss, accuracy = found[0]
         if not math.isfinite(loss):
-            return {"status": "DIVERGED", "reason": f"the loss became {loss} in epoch {epoch + 1}"}
+            where = f"epoch {epoch + 1}" if epochs == 1 else f"epochs {epoch + 1} to {epoch + epochs}"
+            return {"status": "DIVERGED", "reason": f"the loss became {loss} in {where}"}
         return {"seconds": seconds, "loss": loss, "accuracy": accuracy, "peak_bytes": peak_memory()}
 
     def do_answer(self, path: str) -> Answer:

@@ -20,7 +20,7 @@ from impls.nn.initializers import Initializer
 from impls.nn.optimizers import Adam, Optimizer, described, named
 from impls.nn.published_ids import experiment_id
 from impls.nn.structure import PUBLISHED, Dense, Published, Structure, parse, steps
-from impls.nn.training import INDEPENDENT, PERMUTATION, Settings
+from impls.nn.training import INDEPENDENT, PERMUTATION, Settings, steps_per_epoch
 from impls.specs import Shape, SpecError
 
 Array = npt.NDArray[np.float32]
@@ -101,7 +101,7 @@ class Experiment:
 
     def steps_per_epoch(self, samples: int) -> int:
         """Batches of an epoch over so many samples."""
-        return min(self.batches, samples) if self.batches else math.ceil(samples / self.batch)
+        return steps_per_epoch(samples, self.settings)
 
     def largest_batch(self, samples: int) -> int:
         """Samples in the largest batch."""

@@ -1,20 +1,24 @@
 """The search itself: Optuna's TPE proposes, trials without hope end early, a storage keeps all of it.
 
 A study can be interrupted, gone on with, and worked on by several processes. The sampler of a trial is seeded by the
-study's seed and the trial's number: processes do not repeat each other, and an interrupted study of one process goes on
-as it would have. Optuna is imported when it is needed; everybody else is given ``Trial``.
+study's seed and the trial's place, so that processes do not repeat each other. A trial that was cut is begun anew in
+its place: an interrupted study of one process goes on as it would have. Optuna is imported when it is needed; everybody
+else is given ``Trial``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import psutil
 from sqlalchemy.exc import DatabaseError
 
 from bench.holdout import Holdout
@@ -34,7 +38,7 @@ BUSY_SECONDS = 60
 """How long a process waits for a SQLite file that another one writes to."""
 
 STARTUP, WARM_EPOCHS = 5, 5
-"""Trials before the first one is pruned, and epochs of a trial before it may be."""
+"""Trials that are finished before one is pruned, and epochs after which a trial cannot be pruned yet."""
 ENOUGH = 10
 """Finished trials from which it can be said what mattered."""
 
@@ -42,6 +46,8 @@ ABOUT = "about"
 """The attribute of a study that holds what its trials have in common."""
 FAILURE, LAPS = "failure", "laps"
 """Attributes of a trial: why its training ended before its time; the seconds of training after each epoch."""
+OWNER, PLACE = "owner", "place"
+"""Attributes of a trial: the machine and the process that train it; its place, where that was one's that was cut."""
 
 FINISHED = ("COMPLETE", "PRUNED")
 
@@ -109,14 +115,19 @@ class OptunaStudy:
             )
 
     def run(self, data: Holdout, trials: int = TRIALS, watch: Watch | None = None) -> None:
-        """Go on until the study has so many finished trials, those of other processes and sittings counted."""
+        """Go on until the study has so many finished trials, those of other processes and sittings counted.
+
+        What was cut before, of processes that have ended, comes first.
+        """
         states = [self._optuna.trial.TrialState[name] for name in FINISHED]
         left = trials - self.finished
         if left <= 0:
             return
+        self._begin_anew()
 
         def objective(trial: optuna.Trial) -> tuple[float, ...]:
-            self._study.sampler = self._sampler(trial.number)
+            trial.set_user_attr(OWNER, _this_process())
+            self._study.sampler = self._sampler(_places(self._study.get_trials(deepcopy=False))[trial.number])
             return self._try(trial, data, watch)
 
         enough = self._optuna.study.MaxTrialsCallback(trials, states=states)
@@ -156,24 +167,42 @@ class OptunaStudy:
         return {name: float(share) for name, share in found.items() if share > 0}
 
     def _try(self, trial: optuna.Trial, data: Holdout, watch: Watch | None) -> tuple[float, ...]:
-        """Train a trial's choice; its values. Raises TrialPruned."""
+        """Train a trial's choice; its values. Raises TrialPruned; what else is raised is noted with the trial."""
+        hopeless = False
 
-        def judge(epoch: int, record: Record) -> None:
+        def judge(epoch: int, record: Record) -> bool:
+            nonlocal hopeless
             if watch:
                 watch(trial.number, epoch, record)
-            if self.objective.timed:
-                return  # Optuna prunes by one value only
-            trial.report(record[self.objective.metric], epoch)
-            if trial.should_prune():
-                raise self._optuna.TrialPruned
+            if not self.objective.timed:  # Optuna prunes by one value only
+                trial.report(record[self.objective.metric], epoch)
+                hopeless = bool(trial.should_prune())
+            return hopeless
 
-        trained = train(self.search, suggest(trial, self.space), data.train, data.validation, judge)
+        try:
+            trained = train(self.search, suggest(trial, self.space), data.train, data.validation, judge)
+        except Exception as error:  # it would fail again
+            trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
+            raise
         trial.set_user_attr(LAPS, trained.seconds)
         trial.set_user_attr(FAILURE, trained.failure)
+        if hopeless:
+            raise self._optuna.TrialPruned
         value, epoch = self.objective.best(trained.history)
         if not self.objective.timed:
             return (value,)
         return value, trained.seconds[epoch - 1] if epoch else math.inf
+
+    def _begin_anew(self) -> None:
+        """Have the next trials take the places of those that were cut, as far as nobody has taken them."""
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.name == "RUNNING" and _is_abandoned(trial):
+                with suppress(ValueError, RuntimeError):  # another process has been faster
+                    self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+        trials = self._study.get_trials(deepcopy=False)
+        placed = list(zip(_places(trials), map(_was_cut, trials), strict=True))
+        for place in sorted({place for place, cut in placed if cut} - {place for place, cut in placed if not cut}):
+            self._study.enqueue_trial({}, user_attrs={PLACE: place})
 
     def _front(self) -> list[Any]:
         return list(self._study.best_trials) if self._complete() else []
@@ -181,8 +210,8 @@ class OptunaStudy:
     def _complete(self) -> list[Any]:
         return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
 
-    def _sampler(self, number: int) -> Any:
-        seed = int(np.random.SeedSequence((self.search.seed, number)).generate_state(1)[0])
+    def _sampler(self, place: int) -> Any:
+        seed = int(np.random.SeedSequence((self.search.seed, place)).generate_state(1)[0])
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=False)
 
     def _open(self) -> Any:
@@ -195,11 +224,12 @@ class OptunaStudy:
             raise TuneError(f"the storage {self.address} cannot be opened: {error.__cause__ or error}") from error
 
     def _create(self) -> Any:
+        first = WARM_EPOCHS + 1  # epoch in which a trial may be pruned: they count from 1, Optuna's steps from 0
         return self._optuna.create_study(
             storage=self._storage(),
             study_name=self.name,
             directions=self.objective.directions,
-            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_EPOCHS),
+            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=first),
             load_if_exists=True,
         )
 
@@ -219,6 +249,39 @@ def _import_optuna() -> Any:
         raise TuneError("layerbench tune needs Optuna: pip install -e '.[tune]' -c constraints.txt") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what fails is raised
     return optuna
+
+
+def _places(trials: Sequence[Any]) -> list[int]:
+    """Of all trials in their order: the number that each would have, had none been cut and begun anew."""
+    found: list[int] = []
+    again = 0
+    for trial in trials:
+        own = trial.user_attrs.get(PLACE)
+        found.append(trial.number - again if own is None else own)
+        again += own is not None
+    return found
+
+
+def _this_process() -> tuple[str, int]:
+    """The machine, and the number that the process has there."""
+    return platform.node(), os.getpid()
+
+
+def _was_cut(trial: Any) -> bool:
+    """Whether it was ended from outside, so that it can go well another time."""
+    return trial.state.name == "FAIL" and FAILURE not in trial.user_attrs
+
+
+def _is_abandoned(trial: Any) -> bool:
+    """Whether the process that began it is known to have ended: one of this machine, killed or switched off with it."""
+    machine, number = trial.user_attrs.get(OWNER, ("", 0))
+    if machine != platform.node():
+        return False
+    try:
+        started = psutil.Process(number).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    return bool(started > trial.datetime_start.timestamp())  # another process has got its number
 
 
 def _trial(found: Any, on_front: bool) -> Trial:

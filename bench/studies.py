@@ -82,8 +82,9 @@ class Arm:
 class Outcome:
     """What became of an arm: the record of every epoch; of every step the gradient's norm and the learning rate.
 
-    ``norms`` are taken before clipping, ``clipped`` after it. ``kept``: the validation part's figures of the weights
-    that are left. ``failure``: why training ended before its time, empty if it did not.
+    ``norms`` are taken before clipping, ``clipped`` after it. ``ends``: the steps taken when each epoch ended.
+    ``kept``: the validation part's figures of the weights that are left. ``failure``: why training ended before its
+    time, empty if it did not.
     """
 
     arm: Arm
@@ -91,6 +92,7 @@ class Outcome:
     norms: tuple[float, ...]
     clipped: tuple[float, ...]
     rates: tuple[float, ...]
+    ends: tuple[int, ...]
     kept: Record
     failure: str = ""
 
@@ -106,7 +108,10 @@ Watch: TypeAlias = Callable[[Arm, int, Record], object]
 
 
 class _Noting(Trainer):
-    """A trainer that notes of each step the gradient's norm before and after clipping, and the learning rate."""
+    """A trainer that notes of each step the gradient's norm before and after clipping, and the learning rate.
+
+    Of each epoch it notes how many steps had been taken when it ended.
+    """
 
     def reset(self) -> None:
         """Forget the notes too."""
@@ -114,6 +119,13 @@ class _Noting(Trainer):
         self.norms: list[float] = []
         self.clipped: list[float] = []
         self.rates: list[float] = []
+        self.ends: list[int] = []
+
+    def epoch(self) -> Record:
+        """One pass over the data, and note where it ended."""
+        record = super().epoch()
+        self.ends.append(self.steps)
+        return record
 
     def update(self) -> float:
         """Move the weights, and take notes."""
@@ -140,7 +152,7 @@ def train(arm: Arm, data: Holdout, seed: int = 0, watch: Watch | None = None, *c
         failure = str(error)
     kept = evaluate(trainer.network, data.validation, arm.settings.loss, arm.settings.batch)
     norms, clipped, rates = map(tuple, (trainer.norms, trainer.clipped, trainer.rates))
-    return Outcome(arm, tuple(trainer.history), norms, clipped, rates, kept, failure)
+    return Outcome(arm, tuple(trainer.history), norms, clipped, rates, tuple(trainer.ends), kept, failure)
 
 
 def exponential_average(values: Sequence[float], weight: float = SMOOTHING) -> Array:

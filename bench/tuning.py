@@ -7,11 +7,12 @@ and where that is kept, is the business of ``bench.optuna_study``: nothing here 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.contestant import options_for
 from bench.holdout import EVALUATED, Holdout
@@ -25,6 +26,8 @@ from impls.nn.network import EVERY, Network, Options
 from impls.nn.structure import Dense, Dropout, Flatten, Layer, Structure
 from impls.nn.training import Data, EarlyStopping, Record, Settings, Trainer, TrainingError, evaluate
 from impls.specs import Shape, SpecError
+
+Array = npt.NDArray[Any]
 
 EPOCHS = 30
 
@@ -159,7 +162,24 @@ class Trained:
 
 
 Judge: TypeAlias = Callable[[int, Record], object]
-"""Called after every epoch with its number from 1 and its record; what it raises ends the training."""
+"""Called after every epoch with its number from 1 and its record; True ends the training."""
+
+
+class _Timed(Trainer):
+    """A trainer that notes the seconds of each epoch's steps, by a clock."""
+
+    def __init__(self, network: Network, data: Data, settings: Settings, validation: Data, clock: Clock) -> None:
+        self.clock = clock
+        super().__init__(network, data, settings, validation)
+
+    def reset(self) -> None:
+        """Forget the seconds too."""
+        super().reset()
+        self.laps: list[float] = []
+
+    def train(self, parts: Iterable[Array]) -> Record:
+        """The steps of an epoch, timed."""
+        return lapped(super().train, self.laps, self.clock)(parts)
 
 
 def train(
@@ -177,18 +197,17 @@ def train(
     network = choice.network(search, data.x.shape[1:], data.targets.shape[1])
     stopping = EarlyStopping(monitor=OBJECTIVES[search.objective].metric, patience=search.epochs)
     settings = replace(choice.settings(search, len(data)), early_stopping=stopping)
-    trainer = Trainer(network, data, settings, validation)
-    failure, laps = "", list[float]()
+    trainer = _Timed(network, data, settings, validation, clock)
+    failure = ""
     try:
         for size in {settings.batch, len(data) % settings.batch or settings.batch}:
             trainer.step(np.arange(size))
         network.initialize(search.seed)
         trainer.reset()
-        setattr(trainer, "train", lapped(trainer.train, laps, clock))  # noqa: B010  # a method for this one object
         trainer.fit([lambda _, record: judge and judge(len(trainer.history), record)])
     except TrainingError as error:
         failure = str(error)
-    return Trained(network, trainer.history, np.cumsum(laps).tolist(), failure)
+    return Trained(network, trainer.history, np.cumsum(trainer.laps).tolist(), failure)
 
 
 def retrain(search: Search, choice: Choice, data: Data, epochs: int) -> Network:

@@ -60,17 +60,15 @@ def _note(outcome: Outcome) -> str:
 
 def _records(outcome: Outcome) -> Iterable[dict[str, object]]:
     """Every epoch; norms and rates are those of its last step."""
-    steps = len(outcome.norms) // max(1, len(outcome.history))
-    for epoch, record in enumerate(outcome.history, start=1):
-        step = epoch * steps - 1
+    for epoch, (record, end) in enumerate(zip(outcome.history, outcome.ends, strict=True), start=1):
         yield {
             "group": outcome.arm.group,
             "arm": outcome.arm.label,
             "epoch": epoch,
             **record,
-            "learning_rate": outcome.rates[step],
-            "gradient_norm": outcome.norms[step],
-            "clipped_norm": outcome.clipped[step],
+            "learning_rate": outcome.rates[end - 1],
+            "gradient_norm": outcome.norms[end - 1],
+            "clipped_norm": outcome.clipped[end - 1],
         }
 
 

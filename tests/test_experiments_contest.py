@@ -1,6 +1,7 @@
 """Contestants train the same network from the same weights on the same batches, each in its own process."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -99,14 +100,14 @@ class Recorder:
 
 @pytest.fixture
 def begin(tmp_path):
-    """Make a contestant with a recorder begin on shared files."""
+    """Make a contestant, with a recorder if nobody says otherwise, begin on shared files."""
     for name, array in (("x_train", X), ("t_train", TARGETS), ("x_test", X)):
         np.save(tmp_path / f"{name}.npy", array)
     np.savez(tmp_path / "weights.npz", **Network(STRUCTURE, SHAPE).named_weights())
 
-    def make(loss=1.0):
+    def make(trainee=None):
         contestant = Contestant(threads=1)
-        contestant.trainee = Recorder(loss)
+        contestant.trainee = trainee or Recorder(1.0)
         request = {"structure": str(STRUCTURE), "image_shape": list(SHAPE), "folder": str(tmp_path), "seed": 4}
         answer = contestant.answer({"do": "begin", **request, "settings": to_plain(Settings(batches=4))})
         assert answer["first_step_s"] > 0
@@ -137,8 +138,22 @@ def test_an_epoch_in_steps_is_the_same_epoch(begin):
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_with_its_epoch(begin):
-    answer = begin(loss=float("nan")).answer({"do": "train", "epoch": 2, "first": 0, "last": 4})
+    contestant = begin(Recorder(float("nan")))
+    answer = contestant.answer({"do": "train", "epoch": 2, "first": 0, "last": 4})
     assert answer == {"status": "DIVERGED", "reason": "the loss became nan in epoch 3"}
+    answer = contestant.answer({"do": "train", "epoch": 50, "first": 0, "last": 4, "epochs": 50})
+    assert answer == {"status": "DIVERGED", "reason": "the loss became nan in epochs 51 to 100"}
+
+
+def test_ours_says_in_its_own_words_in_which_epoch_of_which_turn_it_failed(begin):
+    """Not in the first one, because every turn is a training of its own."""
+    contestant = begin(OurTrainee("numpy"))
+    turn = {"do": "train", "first": 0, "last": 4, "epochs": 2}
+    assert "status" not in contestant.answer(turn | {"epoch": 0})
+    contestant.trainee.trainer.data.targets[:] = np.nan
+    answer = contestant.answer(turn | {"epoch": 2})
+    assert answer["status"] == "DIVERGED"
+    assert re.match(r"the loss became nan in epoch 3, batch 1, first seen after", answer["reason"])
 
 
 def test_a_contest_gives_a_row_for_everyone_and_goes_on_without_those_who_fail(tmp_path):

@@ -19,6 +19,8 @@ from impls.nn.training import (
     evaluate,
     norm_of,
     predict,
+    sampled,
+    steps_per_epoch,
 )
 from impls.specs import SpecError
 
@@ -221,6 +223,34 @@ def test_a_loss_that_explodes_ends_training_with_epoch_batch_and_layer_and_finit
     with pytest.raises(TrainingError, match=r"epoch \d+, batch \d+, first seen after .*lower learning rate"):
         trainer.fit()
     assert np.isfinite(trainer.network.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("steps_before", "parts", "words"),
+    [
+        (0, [0, 1, 2], "epoch 1, batch 3"),
+        (2, [2], "epoch 1, batch 3"),
+        (3, [0, 1, 0, 1, 2], "epoch 3, batch 2"),
+    ],
+)
+def test_a_failure_is_in_the_epoch_and_batch_that_the_steps_say(steps_before, parts, words):
+    """However many epochs, or parts of one, are trained at once; three batches are an epoch, one has the bad sample."""
+    trainer = Trainer(Network(TEXT), data(), Settings(batch=20))
+    trainer.data.targets[59] = np.nan
+    thirds = np.split(np.arange(60), 3)
+    for _ in range(steps_before):
+        trainer.train([thirds[0]])
+    with pytest.raises(TrainingError, match=words):
+        trainer.train([thirds[part] for part in parts])
+
+
+@pytest.mark.parametrize("settings", [{"batch": 7}, {"batches": 7}, {"batches": 99}, {"batch": 99}])
+@pytest.mark.parametrize("sampling", ["permutation", "independent"])
+def test_an_epoch_has_as_many_batches_as_are_said_to_be_in_it(settings, sampling):
+    settings = Settings(sampling=sampling, **settings)
+    drawn = list(sampled(20, settings, np.random.default_rng(0)))
+    assert steps_per_epoch(20, settings) == len(drawn)
+    assert all(len(part) for part in drawn)
 
 
 @pytest.mark.parametrize(

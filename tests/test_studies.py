@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from impls.nn.initializers import Initializer
 from impls.nn.optimizers import Adam
 from impls.nn.schedules import StepDecay
 from impls.nn.training import Data, EarlyStopping, Settings, Trainer
-from reports import study_folder, study_plots
+from reports import study_folder, study_plots, study_tables
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,23 @@ def test_an_arm_that_diverges_is_an_outcome_that_says_so(data):
     assert "the loss became" in outcome.failure
     assert len(outcome.history) < 50
     assert math.isfinite(outcome.kept["accuracy"])
+
+
+def test_what_is_shown_of_an_epoch_is_its_last_step_in_an_arm_that_fails_within_a_later_one(data):
+    """The rate, halved at every step, says which step it is: three batches an epoch, two steps into the third."""
+    arm = Arm(label="", settings=descent(5, StepDecay(1.0, 0.5, 1), batches=3, shuffle=False))
+    own = replace(data, train=Data(data.train.x, data.train.targets.copy()))
+
+    def poison(trainer: Trainer, record: dict[str, float]) -> None:
+        if len(trainer.history) == 2:
+            trainer.data.targets[-1] = math.nan
+
+    outcome = train(arm, own, 0, None, poison)
+    assert "epoch 3, batch 3" in outcome.failure
+    assert (len(outcome.norms), outcome.ends) == (8, (3, 6))
+    frame = study_tables.report("", (), [outcome]).frame
+    assert frame["learning_rate"].tolist() == [0.5**2, 0.5**5]
+    assert frame["gradient_norm"].tolist() == [outcome.norms[2], outcome.norms[5]]
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +22,7 @@ from bench import optuna_study, tuning
 from bench.cli import main
 from bench.holdout import Holdout, hold_out
 from bench.optuna_study import OptunaStudy, TuneError
-from bench.tuning import Choice, Search, Space, finish, implementations, train
+from bench.tuning import Choice, Search, Space, Trained, finish, implementations, train
 from impls.nn.saving import load
 from impls.nn.training import Data, evaluate
 from impls.specs import SpecError
@@ -109,10 +112,13 @@ def test_a_choice_that_diverges_is_told_and_judged_by_what_it_reached(data):
 def test_the_test_part_is_looked_at_once_and_the_retrained_network_has_seen_the_rest(data, monkeypatch):
     looked, samples = [], []
     monkeypatch.setattr(tuning, "evaluate", lambda network, part, *more: looked.append(part) or {})
-    original = tuning.Trainer
-    monkeypatch.setattr(
-        tuning, "Trainer", lambda network, part, *more: samples.append(len(part)) or original(network, part, *more)
-    )
+    begin = tuning.Trainer.__init__
+
+    def noting(trainer, network, part, *more):
+        samples.append(len(part))
+        begin(trainer, network, part, *more)
+
+    monkeypatch.setattr(tuning.Trainer, "__init__", noting)
     chosen = finish(Search(dataset="made", epochs=3), CHOICE, data)
     assert [part is data.test for part in looked] == [False, True]
     assert samples == [48, 78]
@@ -142,33 +148,120 @@ def test_without_optuna_the_command_says_what_to_install(monkeypatch):
 # --- studies ---
 
 
+class Killed(BaseException):
+    """What no program catches."""
+
+
 @pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
-def test_a_study_that_was_interrupted_goes_on_as_it_would_have(kind, data, tmp_path):
-    """The sampler of a trial is a function of the seed and its number; from the eleventh on it learns from others."""
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
+def test_a_study_that_is_cut_within_trials_goes_on_as_it_would_have(kind, end, data, tmp_path, monkeypatch):
+    """Trial 3, the same one again when it is begun anew, and trial 11, which has learned from others, are cut.
+
+    A killed process leaves its trial running; that it has ended shows by its number, which nobody has any more.
+    """
     address = f"{kind}{tmp_path}/study"
-    whole = study_in(epochs=1)
-    whole.run(data, 12)
-    study_in(address, epochs=1).run(data, 11)
-    parts = study_in(address, epochs=1)
-    parts.run(data, 12)
+    whole = study_in(epochs=2)
+    whole.run(data, 14)
+
+    def cut(trial: int, epoch: int, _: object) -> None:
+        if (trial, epoch) in ((3, 2), (4, 1), (13, 2)):
+            raise end
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(optuna_study, "_this_process", lambda: (platform.node(), ended.pid))
+    for _ in range(3):
+        with pytest.raises(end):
+            study_in(address, epochs=2).run(data, 14, cut)
+    parts = study_in(address, epochs=2)
+    parts.run(data, 14)
     assert params_of(parts) == params_of(whole)
-    parts.run(data, 12)
-    assert parts.finished == len(params_of(whole)) == 12
+    assert [trial.number for trial in parts.trials() if trial.state == "FAIL"] == [3, 4, 13]
+    parts.run(data, 14)
+    assert len(parts.trials()) == 17
+    assert parts.finished == len(params_of(whole)) == 14
     for trial in whole.trials():
         assert set(trial.params) >= {"layers", "width_1", "dropout", "rate", "initializer", "clip", "batch"}
         assert trial.params["layers"] <= 2
         assert 1e-3 <= trial.params["rate"] <= 1e-1
 
 
-def test_a_hopeless_trial_ends_before_its_last_epoch(data, monkeypatch):
-    """The median of the trials before decides, from a trial and an epoch on that are made small here."""
-    monkeypatch.setattr(optuna_study, "STARTUP", 1)
-    monkeypatch.setattr(optuna_study, "WARM_EPOCHS", 0)
+def test_a_trial_that_fails_by_itself_says_why_and_is_not_begun_anew(data, tmp_path):
+    """It would fail again, and nothing would come after it."""
+    address = f"sqlite:///{tmp_path}/study"
+
+    def fail(trial: int, *_: object) -> None:
+        if trial == 1:
+            raise MemoryError("8 GB")
+
+    with pytest.raises(MemoryError):
+        study_in(address, epochs=1).run(data, 3, fail)
+    study = study_in(address, epochs=1)
+    study.run(data, 3)
+    assert [(trial.state, trial.failure) for trial in study.trials()[:3]] == [
+        ("COMPLETE", ""),
+        ("FAIL", "MemoryError: 8 GB"),
+        ("COMPLETE", ""),
+    ]
+    assert study.finished == 3
+
+
+def test_a_trial_that_another_process_works_on_is_left_to_it(data, tmp_path):
+    """This process is there, and was before its trial."""
+    address = f"sqlite:///{tmp_path}/study"
+
+    def cut(*_: object) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        study_in(address, epochs=1).run(data, 2, cut)
+    study = study_in(address, epochs=1)
+    study.run(data, 2)
+    assert [trial.state for trial in study.trials()] == ["RUNNING", "COMPLETE", "COMPLETE"]
+    assert len({json.dumps(dict(trial.params)) for trial in study.trials()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("machine", "begun", "abandoned"),
+    [
+        (platform.node(), datetime.now(), False),
+        (platform.node(), datetime(2000, 1, 1), True),  # before the process that has the number now
+        ("another machine", datetime(2000, 1, 1), False),
+    ],
+)
+def test_a_trial_is_abandoned_where_the_number_of_its_process_is_a_later_ones(machine, begun, abandoned):
+    trial = SimpleNamespace(user_attrs={optuna_study.OWNER: [machine, os.getpid()]}, datetime_start=begun)
+    assert optuna_study._is_abandoned(trial) == abandoned
+
+
+@pytest.mark.parametrize(("started", "warm"), [(1, 0), (1, 2), (3, 1)])
+def test_a_hopeless_trial_ends_in_the_first_epoch_in_which_it_may(started, warm, data, monkeypatch):
+    """Each trial here is worse than the median of those before; its time is kept as every other's."""
+    monkeypatch.setattr(optuna_study, "STARTUP", started)
+    monkeypatch.setattr(optuna_study, "WARM_EPOCHS", warm)
+    begun = itertools.count(1)
+
+    def worse(search, choice, train, validation, judge):
+        history, accuracy = [], 1 / next(begun)
+        for epoch in range(1, 5):
+            history.append({"val_accuracy": accuracy})
+            if judge(epoch, history[-1]):
+                break
+        return Trained(None, history, [0.5 * epoch for epoch in range(1, len(history) + 1)])
+
+    monkeypatch.setattr(optuna_study, "train", worse)
     study = study_in(epochs=4)
-    study.run(data, 8)
-    pruned = [trial for trial in study.trials() if trial.state == "PRUNED"]
-    assert pruned
-    assert all(len(trial.curve) < 4 for trial in pruned)
+    study.run(data, 6)
+    trials = study.trials()
+    assert [trial.state for trial in trials] == ["COMPLETE"] * started + ["PRUNED"] * (6 - started)
+    assert {len(trial.curve) for trial in trials[started:]} == {warm + 1}
+    assert {trial.seconds for trial in trials[started:]} == {0.5 * (warm + 1)}
+
+
+def test_a_judge_that_has_seen_enough_ends_the_training(data):
+    search = Search(dataset="made", epochs=6)
+    found = train(search, CHOICE, data.train, data.validation, lambda epoch, _: epoch == 2)
+    assert len(found.history) == len(found.seconds) == 2
 
 
 def test_the_best_trial_is_the_one_that_was_judged_best_and_can_be_made_again(data, monkeypatch):

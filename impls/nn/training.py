@@ -206,12 +206,12 @@ class Trainer:
 
     def train(self, parts: Iterable[Array]) -> Record:
         """A step on each of these batches of samples; means over them while the weights moved. Raises as ``epoch``."""
-        before = self.network.weights.copy()
+        before, start = self.network.weights.copy(), self.steps
         total = right = count = 0.0
         for number, chosen in enumerate(parts):
             loss, hits = self.step(chosen)
             if not math.isfinite(loss):
-                raise self._failure(number, len(chosen), loss, before)
+                raise self._failure(start, number, len(chosen), loss, before)
             total, right, count = total + loss * len(chosen), right + hits, count + len(chosen)
         record: Record = {"loss": total / count}
         if has_accuracy(self.settings.loss):
@@ -288,14 +288,18 @@ class Trainer:
             self._best = value, self.network.weights.copy(), epoch
         self.stopped = epoch - self._best[2] >= stopping.patience
 
-    def _failure(self, batch: int, size: int, loss: float, before: Array) -> TrainingError:
-        """Say where it began, and leave weights that are finite."""
+    def _failure(self, start: int, number: int, size: int, loss: float, before: Array) -> TrainingError:
+        """Say where it began, ``number`` batches after ``start`` steps, and leave weights that are finite.
+
+        The epoch follows from the steps: epochs may be trained several at once, or in parts.
+        """
+        epoch, batch = divmod(start + number, steps_per_epoch(len(self.data), self.settings))
         kept = "the weights before that batch were kept"
         if not np.isfinite(self.network.weights).all():
             self.network.weights[...] = before
-            kept = "the weights of the epoch's beginning were kept"
+            kept = f"the weights after {start} steps were kept"
         return TrainingError(
-            f"the loss became {loss} in epoch {len(self.history) + 1}, batch {batch + 1}, "
+            f"the loss became {loss} in epoch {epoch + 1}, batch {batch + 1}, "
             f"first seen after {_first_bad(self._passes[size])}; {kept}. "
             "Try a lower learning rate, or clip the gradients"
         )
@@ -304,12 +308,21 @@ class Trainer:
 def sampled(count: int, settings: Settings, rng: np.random.Generator) -> Iterator[Array]:
     """The samples, of so many, of each step of an epoch: what ``sampling`` says, drawn from ``rng``.
 
-    Independent batches all have one size; there are as many as permuted ones, ceil(count / size).
+    Independent batches all have one size.
     """
     if settings.sampling == PERMUTATION:
         return batches(rng.permutation(count) if settings.shuffle else np.arange(count), settings)
     size = min(settings.batch, count) if settings.batches is None else math.ceil(count / settings.batches)
-    return (rng.choice(count, size, replace=False) for _ in range(math.ceil(count / size)))
+    return (rng.choice(count, size, replace=False) for _ in range(steps_per_epoch(count, settings)))
+
+
+def steps_per_epoch(count: int, settings: Settings) -> int:
+    """Batches of an epoch over so many samples; independent ones are ceil(count / size)."""
+    if settings.batches is None:
+        return math.ceil(count / settings.batch)
+    if settings.sampling == PERMUTATION:
+        return min(settings.batches, count)
+    return math.ceil(count / math.ceil(count / settings.batches))
 
 
 def batches(order: Array, settings: Settings) -> Iterator[Array]:
