@@ -14,6 +14,7 @@ from bench.ceilings import Ceiling, binding, in_words
 from bench.profile_training import Lap, Profile
 from bench.results import Run
 from impls import parse_case
+from impls.nn.network import ACTIVATION
 from reports.formats import MISSING, Line, Report, Section, Table, number, ratio
 from reports.tables import heading
 
@@ -47,10 +48,12 @@ def profile_table(profile: Profile, limits: Sequence[Ceiling] = (), name: str = 
         columns[column] = [*(text or MISSING for text in frame[column]), ""]
     lines = [Line(cells) for cells in zip(*columns.values(), strict=True)]
     lines[-1] = replace(lines[-1], strong=True)
+    unfused = sum(lap.seconds for lap in profile.laps if lap.direction == ACTIVATION) / profile.step_s
     notes: tuple[str, ...] = (
         f"medians over {profile.steps} steps of {profile.batch} samples; lines without a layer are around them",
         "share: of the median step; medians of parts need not add up to it where the machine is disturbed",
-        f"{profile.overhead:.1%} of a step is beyond the layers: activations, batch, loss, update; dropout is a layer",
+        f"{profile.overhead:.1%} of a step is beyond the layers: {unfused:.1%} activations that none of them fuses; "
+        "batch, loss, update. Dropout is a layer",
     )
     if limits:
         notes += (f"of peak: the least time that {in_words(limits)} allow, over the time taken; what binds, counts",)
