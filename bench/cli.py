@@ -355,7 +355,7 @@ def run(
 @click.option("--pivot", is_flag=True, help="Cases as lines, implementations as columns.")
 @click.option("--with-published", is_flag=True, help="Put the paper's published times beside ours.")
 @click.option("--paper", is_flag=True, help="Training: the paper's three tables, ours beside the published figures.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write tables and figures there.")
+@click.option("--output", type=_FOLDER, help="Write tables and figures there.")
 def report(
     db: str,
     run_id: int | None,
@@ -474,10 +474,10 @@ def _show(shown: Report, form: str) -> None:
 @click.option("--csv", "csv_path", type=_FILE, help="Write every epoch or step, or the profile, as CSV too.")
 @click.option(
     "--plots",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_FOLDER,
     help="Draw figures there: learning curves; of first repetitions, confusion, mistakes and filters.",
 )
-@click.option("--weights", type=click.Path(path_type=Path, file_okay=False), help="Save the trained networks there.")
+@click.option("--weights", type=_FOLDER, help="Save the trained networks there.")
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -708,7 +708,7 @@ def auto_command(db: str, results: tuple[Path, ...], regret: bool, output: Path 
 
 @main.command("adaptive")
 @click.option("--figure", "names", multiple=True, default=("all",), metavar="NAME|all", help="A study, or contest.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="out/adaptive")
+@click.option("-o", "--output", type=_FOLDER, default="out/adaptive")
 def adaptive_command(names: tuple[str, ...], output: Path) -> None:
     """Draw every figure and table of docs/adaptive.md: the features of the adaptive models, and their contest."""
     from reports.adaptive_folder import write
@@ -719,7 +719,7 @@ def adaptive_command(names: tuple[str, ...], output: Path) -> None:
 
 
 @main.command("profile")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write page, JSON and figure.")
+@click.option("-o", "--output", type=_FOLDER, help="Write page, JSON and figure.")
 @click.option("--json", "json_path", type=_FILE, help="Write the figures as JSON.")
 @click.option("--db", metavar="STORE", help="Put its latest run with these threads into the roofline figure.")
 @click.option("--threads", type=click.IntRange(min=1), help="Beside 1.  [default: all usable cores]")
@@ -749,7 +749,7 @@ def profile_command(
 @main.command("soak")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the faults and their times.")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep the store there.")
+@click.option("--folder", type=_FOLDER, help="Keep the store there.")
 @click.pass_context
 def soak_command(ctx: click.Context, minutes: float, seed: int, folder: Path | None) -> None:
     """Kill runs, their workers and their store at random, go on, and prove that every row is there, once.

@@ -98,9 +98,9 @@ def test_more_false_findings_than_chance_explains_break_its_word():
 
 
 def test_a_pair_is_measured_by_a_session_in_rounds_of_both():
-    (found,) = selftest.run([(selftest.PROBLEMS[0], 0.2)], threads=1, budget_s=0.2)
+    (found,) = selftest.run([(selftest.PROBLEMS[0], 0.2)], threads=1, budget_s=1.0)
     assert found.injected == 0.2
-    assert found.rounds >= 3  # what a busy machine has time for as well
+    assert found.rounds >= 5
     assert found.ratio.low <= found.ratio.median <= found.ratio.high
     assert found.stop in ("precision", "budget", "rounds")
 

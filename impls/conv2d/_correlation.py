@@ -10,6 +10,7 @@ Compiled kernels take a problem and its layout as one record of integers (``reco
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from math import gcd, prod
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import FLOAT32, Plan
+from impls.contract import ALIGNMENT, FLOAT32, Plan
 from impls.conv2d import _tiles
 from impls.conv2d._tiles import LANES, TILE
 from impls.numba_setup import numba
@@ -94,6 +95,20 @@ def record(problem: Problem, layout: NamedTuple) -> np.ndarray:
 def round_up(count: int, multiple: int) -> int:
     """The least multiple that is not below ``count``."""
     return -(-count // multiple) * multiple
+
+
+def bytes_of(shapes: Iterable[tuple[int, ...]]) -> int:
+    """What float32 arrays of these shapes take in scratch memory, where each begins a line: see ``views_of``."""
+    return sum(round_up(ITEMSIZE[FLOAT32] * prod(shape), ALIGNMENT) for shape in shapes)
+
+
+def views_of(plan: Plan, shapes: Iterable[tuple[int, ...]]) -> list[np.ndarray]:
+    """Float32 arrays of these shapes, one after the other in a plan's scratch memory."""
+    views, offset = [], 0
+    for shape in shapes:
+        views.append(plan.scratch(shape, offset=offset))
+        offset += bytes_of([shape])
+    return views
 
 
 def cropped(axis: Axis) -> Axis:
@@ -222,7 +237,7 @@ class CorrelationPlan(Plan):
     def scratch_bytes(cls, spec, directions):
         """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
         needs = [
-            ITEMSIZE[FLOAT32] * sum(map(prod, cls._shapes(problem._replace(batch=UNBOUNDED), direction)))
+            bytes_of(cls._shapes(problem._replace(batch=UNBOUNDED), direction))
             for direction in directions
             for problem in problems(spec, direction)
         ]
@@ -230,7 +245,7 @@ class CorrelationPlan(Plan):
 
     @classmethod
     def _shapes(cls, problem: Problem, direction: str) -> list[tuple[int, ...]]:
-        """Shapes of packed, lowered, results and sums; all but the last keep what follows them aligned."""
+        """Shapes of packed, lowered, results and sums."""
         layout = cls.layout(problem)
         lowered = round_up(layout.lowered, LANES)
         if direction == GRAD_WEIGHTS:
@@ -258,10 +273,7 @@ class CorrelationPlan(Plan):
 
     def _step(self, problem: Problem, direction: str) -> Step:
         layout = self.layout(problem)
-        views, offset = [], 0
-        for shape in self._shapes(problem, direction):
-            views.append(self.scratch(shape, offset=offset))
-            offset += views[-1].nbytes
+        views = views_of(self, self._shapes(problem, direction))
         return Step(record(problem, layout), self.windows(problem, layout), *views)
 
     def forward(self, x, w, b, out):

@@ -13,7 +13,7 @@ of taps that a column does not have are zero; what is not finite would pass thro
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +25,12 @@ from impls.conv2d._correlation import (
     UNBOUNDED,
     Axis,
     Problem,
+    bytes_of,
     compile_loops,
     problems,
     record,
     round_up,
+    views_of,
 )
 from impls.conv2d._register_tiles import LANES, SINGLE, TILES, blocks, multiply
 from impls.conv2d._tiles import clear, copy
@@ -478,11 +480,11 @@ class NumbaJitBlocked(Plan):
     def scratch_bytes(cls, spec, directions):
         """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
         needs = [
-            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=UNBOUNDED), direction))
+            bytes_of(cls._shapes(problem._replace(batch=UNBOUNDED), direction))
             for direction in directions
             for problem in cls._problems(spec, direction)
         ]
-        return ITEMSIZE[FLOAT32] * max(needs, default=0)
+        return max(needs, default=0)
 
     @staticmethod
     def _problems(spec, direction):
@@ -514,11 +516,7 @@ class NumbaJitBlocked(Plan):
 
     def _step(self, problem, direction):
         layout, chosen = cut(problem, direction)
-        views, offset = [], 0
-        for shape in self._shapes(problem, direction):
-            views.append(self.scratch(shape, offset=offset))
-            offset += round_up(views[-1].nbytes, LANES * ITEMSIZE[FLOAT32])
-        return Step(record(problem, layout), chosen, views)
+        return Step(record(problem, layout), chosen, views_of(self, self._shapes(problem, direction)))
 
     def forward(self, x, w, b, out):
         bias = self._no_bias if b is None else b

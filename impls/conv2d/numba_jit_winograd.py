@@ -11,7 +11,6 @@ gradient, which is the transpose in the taps and takes as many operations, see `
 
 from __future__ import annotations
 
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +21,12 @@ from impls.conv2d._correlation import (
     MOST_BYTES,
     UNBOUNDED,
     Problem,
+    bytes_of,
     compile_loops,
     problems,
     record,
     round_up,
+    views_of,
 )
 from impls.conv2d._register_tiles import LANES, TILES, blocks, multiply
 from impls.conv2d._winograd_transforms import (
@@ -285,12 +286,12 @@ class NumbaJitWinograd(Plan):
     def scratch_bytes(cls, spec, directions):
         """The more of what this batch needs and an unbounded one would: a block's number of tiles is not monotone."""
         needs = [
-            sum(round_up(prod(shape), LANES) for shape in cls._shapes(problem._replace(batch=batch), direction))
+            bytes_of(cls._shapes(problem._replace(batch=batch), direction))
             for direction in directions
             for problem in problems(spec, direction)
             for batch in (problem.batch, UNBOUNDED)
         ]
-        return ITEMSIZE[FLOAT32] * max(needs, default=0)
+        return max(needs, default=0)
 
     @staticmethod
     def _shapes(problem, direction):
@@ -328,11 +329,7 @@ class NumbaJitWinograd(Plan):
             layout, panels = _winograd_weights.cut(problem, form_of(problem))
         else:
             layout, panels = cut(problem, direction)
-        views, offset = [], 0
-        for shape in self._shapes(problem, direction):
-            views.append(self.scratch(shape, offset=offset))
-            offset += round_up(views[-1].nbytes, LANES * ITEMSIZE[FLOAT32])
-        return record(problem, layout), panels, *views
+        return record(problem, layout), panels, *views_of(self, self._shapes(problem, direction))
 
     def pack(self, w):
         """Transform the weights, for each planned direction, into memory of the plan."""
