@@ -94,27 +94,30 @@ def product(spec: DenseSpec, direction: str, parts: int) -> Product:
 def _ladder(vectors):
     """Compiled: all rows of a strip of so many vectors, in tiles of falling height.
 
-    ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums. ``results``: addresses
-    start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values.
+    ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums; ahead. ``results``:
+    addresses start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values. The b
+    that lies ``ahead`` values on is asked for: by tiles of the most rows a vector each, in turn, by others all of it.
     """
     climb = None
-    for height in (1, 2, 4, min(MOST_ROWS, SUMS // vectors)):
-        climb = _rung(contraction(Tile(height, 1, vectors, LANES)), height, climb)
-    return climb
+    for height in (1, 2, 4):
+        climb = _rung(contraction(Tile(height, 1, vectors, LANES, asks=vectors)), height, 1, climb)
+    most = min(MOST_ROWS, SUMS // vectors)
+    return _rung(contraction(Tile(most, 1, vectors, LANES, asks=1)), most, vectors, climb)
 
 
-def _rung(tile, height, rest):
-    """Compiled: tiles of one height while there is room, then the rest."""
+def _rung(tile, height, turns, rest):
+    """Compiled: tiles of one height while there is room, then the rest; so many in turn ask for what is ahead."""
 
     @njit(inline="always", cache=False)
     def rung(first, rows, factors, results, floor):
-        a, b, a_row, a_step, b_step, depth = factors
+        a, b, a_row, a_step, b_step, depth, ahead = factors
         start, out, start_row, out_row, last = results
         i = first
         while i + height <= rows:
             tile(
                 a + BYTES * i * a_row, a_row, 0, 0, a_step, b, 0, 0, b_step, 1, 1, depth,
                 start + BYTES * i * start_row, start_row, 0, out + BYTES * i * out_row, out_row, 0, last, floor,
+                ahead + i // height % turns * LANES,
             )  # fmt: skip
             i += height
         if rest is not None:
@@ -190,12 +193,13 @@ def block(p, a, out, others, a_row, a_step, rows, left, right):
             width = min(vectors * LANES, right - j)
             if p.b_lies_turned:
                 turn(b + BYTES * (j * p.sums + k), p.sums, width, depth, turned)
-                second, step = turned, WIDTH
+                second, step, ahead = turned, WIDTH, 0
             else:
                 second, step = b + BYTES * (k * p.columns + j), p.columns
+                ahead = width if j + width < right else DEPTH * p.columns - (j - left)
             to = out + BYTES * j
             source, source_row = (start + BYTES * j, 0) if k == 0 else (to, p.columns)
-            factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth)
+            factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth, ahead)
             strip(vectors, rows, factors, (source, to, source_row, p.columns, width - (vectors - 1) * LANES), floor)
             j += width
 
