@@ -123,12 +123,12 @@ def emit_tile(builder, tile, args):
         emitter.store(emitter.above(value, floor), out, out_row, out_column, *place)
 
 
-def prefetch(builder, pointer, to_write=False, level=1):
-    """Emit a request for the line at a pointer, into the cache of a level; there need not be any memory."""
+def prefetch(builder, pointer, to_write=False):
+    """Emit a request for the line at a pointer, into the first-level cache; there need not be any memory."""
     number = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
     ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(ask, [pointer, number(int(to_write)), number(4 - level), number(1)])
+    builder.call(ask, [pointer, number(int(to_write)), number(3), number(1)])
 
 
 class Emitter:

@@ -52,6 +52,9 @@ WIDTH = VECTORS * LANES
 MOST_ROWS = 8
 """Of a tile: each has its pointer."""
 
+ASKED = 8 << 20
+"""Bytes of b above which the strip to come is asked for: more than stays in a third-level cache beside other data."""
+
 FEW = 3
 """Rows of a that are multiplied by columns of b as they lie, where these lie turned."""
 
@@ -91,18 +94,19 @@ def product(spec: DenseSpec, direction: str, parts: int) -> Product:
     return Product(rows, columns, sums, int(a_lies_turned), int(b_lies_turned), int(relu), bands, groups)
 
 
-def _ladder(vectors):
+def _ladder(vectors, asks=0):
     """Compiled: all rows of a strip of so many vectors, in tiles of falling height.
 
     ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums; ahead. ``results``:
-    addresses start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values. The b
-    that lies ``ahead`` values on is asked for: by tiles of the most rows a vector each, in turn, by others all of it.
+    addresses start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values. If
+    ``asks``, the b that lies ``ahead`` values on is asked for: by tiles of the most rows a vector each, in turn, by
+    others all of it.
     """
     climb = None
     for height in (1, 2, 4):
-        climb = _rung(contraction(Tile(height, 1, vectors, LANES, asks=vectors)), height, 1, climb)
+        climb = _rung(contraction(Tile(height, 1, vectors, LANES, asks * vectors)), height, 1, climb)
     most = min(MOST_ROWS, SUMS // vectors)
-    return _rung(contraction(Tile(most, 1, vectors, LANES, asks=1)), most, vectors, climb)
+    return _rung(contraction(Tile(most, 1, vectors, LANES, asks)), most, vectors, climb)
 
 
 def _rung(tile, height, turns, rest):
@@ -139,12 +143,25 @@ def _choice(vectors, ladder, others):
     return choice
 
 
+def _asking(ladder, others):
+    """Compiled: the ladder of the widest strips if anything is ahead, or one of the others."""
+
+    @njit(inline="always", cache=False)
+    def choice(wanted, rows, factors, results, floor):
+        if wanted == VECTORS and factors[-1] > 0:
+            ladder(0, rows, factors, results, floor)
+        else:
+            others(wanted, rows, factors, results, floor)
+
+    return choice
+
+
 def _strips():
     """Compiled: ``strip(vectors, rows, factors, results, floor)`` for strips of 1, 2, 4 ... VECTORS vectors."""
     strip = None
     for exponent in range(VECTORS.bit_length()):
         strip = _choice(1 << exponent, _ladder(1 << exponent), strip)
-    return strip
+    return _asking(_ladder(VECTORS, asks=1), strip)
 
 
 strip = _strips()
@@ -196,7 +213,8 @@ def block(p, a, out, others, a_row, a_step, rows, left, right):
                 second, step, ahead = turned, WIDTH, 0
             else:
                 second, step = b + BYTES * (k * p.columns + j), p.columns
-                ahead = width if j + width < right else DEPTH * p.columns - (j - left)
+                following = width if j + width < right else DEPTH * p.columns - (j - left)
+                ahead = following if BYTES * p.sums * p.columns > ASKED else 0
             to = out + BYTES * j
             source, source_row = (start + BYTES * j, 0) if k == 0 else (to, p.columns)
             factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth, ahead)
