@@ -36,6 +36,8 @@ class Tile(NamedTuple):
     columns: int
     vectors: int
     lanes: int
+    asks: int = 0
+    """Vectors of b that each step of the sums asks memory for, because a later tile will need them."""
 
 
 @cache
@@ -43,34 +45,34 @@ def contraction(tile: Tile):
     """The compiled micro-kernel of a tile, to be called from compiled loops:
 
     ``kernel(a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2, start, start_row, start_column, out, out_row,
-    out_column, last, floor)``
+    out_column, last, floor, ahead)``
 
     ``a``, ``b``, ``start``, ``out`` are addresses; strides are in float32 values, of the tile's rows and columns and of
     the three sums, whose lengths ``n0, n1, n2`` are at least 1. ``start`` may be ``out`` (add to it) or a row of biases
     (strides 0). Of the last vector only ``last`` lanes are read or written. Results below ``floor`` become 0: 0 is a
-    ReLU, minus infinity nothing; NaN stays.
+    ReLU, minus infinity nothing; NaN stays. What a tile that ``asks`` asks for lies ``ahead`` values beyond b.
     """
 
     @intrinsic
     def emit(
         typing_context, a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-        start, start_row, start_column, out, out_row, out_column, last, floor,
+        start, start_row, start_column, out, out_row, out_column, last, floor, ahead,
     ):  # fmt: skip
         def generate(context, builder, signature, arguments):
             builder.function.attributes.add("noinline")  # its registers are its own; compiled once for all calls
             emit_tile(builder, tile, arguments)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 19, types.float32), generate
+        return types.void(*[types.int64] * 19, types.float32, types.int64), generate
 
     @njit(cache=False)
     def kernel(
         a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-        start, start_row, start_column, out, out_row, out_column, last, floor,
+        start, start_row, start_column, out, out_row, out_column, last, floor, ahead,
     ):  # fmt: skip
         emit(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, ahead,
         )  # fmt: skip
 
     return kernel
@@ -81,7 +83,7 @@ def emit_tile(builder, tile, args):
     (a, a_row, *a_steps, b, b0, b1, b2, n0, n1, n2, start, start_row, start_column, out, out_row, out_column) = args[
         :18
     ]
-    last, floor = args[18:]
+    last, floor, ahead = args[18:]
     vector = ir.VectorType(FLOAT, tile.lanes)
     emitter = Emitter(builder, tile, vector, last)
     places = [(q, p, j) for q in range(tile.rows) for p in range(tile.columns) for j in range(tile.vectors)]
@@ -90,6 +92,8 @@ def emit_tile(builder, tile, args):
     def innermost(sums, pointers):
         b_at, *a_rows = pointers
         factors = [emitter.vector_at(b_at, j) for j in range(tile.vectors)]
+        for j in range(tile.asks):
+            prefetch(builder, emitter.moved(emitter.moved(b_at, ahead), INDEX(j * tile.lanes)))
         found = []
         for q in range(tile.rows):
             for p in range(tile.columns):
@@ -119,7 +123,7 @@ def emit_tile(builder, tile, args):
         emitter.store(emitter.above(value, floor), out, out_row, out_column, *place)
 
 
-def prefetch(builder, pointer, to_write):
+def prefetch(builder, pointer, to_write=False):
     """Emit a request for the line at a pointer, into the first-level cache; there need not be any memory."""
     number = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])

@@ -26,6 +26,11 @@ COVERED = {
     "neighbouring columns, strided": [f"2x5x{width}x3,k2x3,f3,s1x2" for width in (15, 32)],
     "several rows of taps in a tile": ["2x9x9x1,k5x5,f8", "2x9x9x1,k7x7,f32", "2x9x9x1,k9x9,f16", "2x9x9x3,k3x3,f32"],
     "several samples and several blocks": ["9x33x33x2,k3x3,f4", "41x7x7x3,k3x3,f18", "2x70x40x5,k4x3,f9,s2x1,valid"],
+    "one pixel of several samples": [f"{batch}x4x3x5,k5x3,f{LANES}" for batch in (7, 8, 9, 16, 17, 29, 33)],
+    "samples, whatever the axes": [
+        f"19x5x4x6,{rest}" for rest in ("k3x3,f20,s2x1", "k3x3,f9,d2x2", "k3x5,f36,g3", "k7x2,f3,p1:4:0:1", "k1x1,f70")
+    ],
+    "pixels that no tap meets, of several samples": ["19x3x4x2,k2x2,f20,p5:4:0:1"],
     "lines that meet only padding": ["1x3x4x2,k2x2,f3,p5:4:0:1", "1x3x4x2,k2x2,f3,s3x1,p4:5:0:1"],
     "more channels than a strip should hold": ["1x5x6x1500,k3x3,f3"],
 }
@@ -61,12 +66,21 @@ def test_few_filters_take_the_columns_beside_them_into_their_vectors():
     assert layouts[64].neighbours == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("32x4x4x16,k7x7,f16", 1), ("32x64x64x16,k3x3,f16", 0), ("2x4x4x16,k7x7,f16", 0)]
+)
+def test_tiles_hold_samples_where_images_are_small_and_samples_many(text, expected):
+    for direction in (FORWARD, GRAD_INPUT):
+        assert blocked.cut(problems(parse("conv2d", text), direction)[0], direction)[0].along_samples == expected
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_results_do_not_depend_on_the_number_of_threads(direction):
+@pytest.mark.parametrize("text", ["11x20x21x5,k3x3,f9", "37x4x5x5,k3x3,f33"])
+def test_results_do_not_depend_on_the_number_of_threads(text, direction):
     """Bit for bit: parts of the batch are a function of the problem alone."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one thread on this machine")
-    spec, found = parse("conv2d", "11x20x21x5,k3x3,f9"), []
+    spec, found = parse("conv2d", text), []
     rng = np.random.default_rng(3)
     inputs = [rng.standard_normal(a.shape, np.float32) for a in arguments(spec, direction) if not a.is_output]
     before = numba.get_num_threads()
@@ -83,7 +97,7 @@ def test_results_do_not_depend_on_the_number_of_threads(direction):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("direction", [FORWARD, GRAD_INPUT])
-@pytest.mark.parametrize("text", ["2x6x19x3,k3x3,f5", "2x6x19x1,k3x3,f1", "2x6x19x3,k3x3,f40"])
+@pytest.mark.parametrize("text", ["2x6x19x3,k3x3,f5", "2x6x19x1,k3x3,f1", "2x6x19x3,k3x3,f40", "17x6x5x3,k3x3,f16"])
 def test_a_pixel_that_is_not_finite_reaches_its_windows_and_no_others(text, direction, value):
     """In every column: neither through padding, nor to neighbours that share its vector, nor to a strip's tiles."""
     spec = parse("conv2d", text)

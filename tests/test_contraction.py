@@ -27,7 +27,7 @@ def assembly(tile: Tile, processor: str) -> list[str]:
     machine = llvm.Target.from_triple(X86).create_target_machine(cpu=processor, features=features, opt=3)
     module = ir.Module()
     module.triple, module.data_layout = X86, str(machine.target_data)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * 19 + [FLOAT]), "tile")
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * 19 + [FLOAT, INDEX]), "tile")
     builder = ir.IRBuilder(function.append_basic_block())
     emit_tile(builder, tile, function.args)
     builder.ret_void()
@@ -55,6 +55,13 @@ def test_a_processor_without_fused_multiply_adds_calls_no_function_for_them():
     lines = assembly(Tile(4, 1, 2, 4), "x86-64")
     assert any("mulps" in line for line in lines)
     assert not any("fmaf" in line for line in lines)
+
+
+@pytest.mark.parametrize("asks", [0, 1, 4])
+def test_a_tile_asks_for_so_many_vectors_ahead_in_each_step_and_for_its_results_once(asks):
+    lines = assembly(Tile(6, 1, 4, 16, asks), SKYLAKE[0])
+    assert sum("prefetcht0" in line for line in lines) == asks
+    assert sum("prefetchw" in line for line in lines) == 6 * 4
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ SPECS = (
     DenseSpec(3, 2 * numba_jit.DEPTH + 5, 10, activation="relu"),
     DenseSpec(2 * numba_jit.DEPTH + 1, 9, 40, bias=False),
     DenseSpec(numba_jit.BAND_TURNED + 5, 2 * WIDTH + 1, numba_jit.DEPTH + 3),
+    DenseSpec(11, 2 * numba_jit.DEPTH + 1, numba_jit.ASKED // (8 * numba_jit.DEPTH) + 3),
 )
+"""The last one has so many weights that the next ones are asked for."""
 
 
 def dense(spec: DenseSpec, directions=DIRECTIONS):

@@ -73,67 +73,67 @@ def multiply(
     if tile == 0:
         K0(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 1:
         K1(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 2:
         K2(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 3:
         K3(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 4:
         K4(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 5:
         K5(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 6:
         K6(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 7:
         K7(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 8:
         K8(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 9:
         K9(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 10:
         K10(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 11:
         K11(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
     elif tile == 12:
         K12(
             a, a_row, a0, a1, a2, b, b0, b1, b2, n0, n1, n2,
-            start, start_row, start_column, out, out_row, out_column, last, floor,
+            start, start_row, start_column, out, out_row, out_column, last, floor, 0,
         )  # fmt: skip
 
 

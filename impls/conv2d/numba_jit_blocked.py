@@ -6,6 +6,9 @@ over tap rows, tap columns and channels: windows overlap in the strip, nothing i
 row overlaps the one before, so that there is no remainder. The weight gradient sums over the pixels of a block
 instead: its tiles hold taps and channels by filters, and it reads dy as it lies. Rows of taps on padding are left out.
 
+On small images much of that would be padding, and rows are shorter than a tile. There a tile holds the same pixel of
+several samples instead: every pixel sums over just those taps that meet the image.
+
 Where a vector holds several times the filters there are, it takes the filters of neighbouring columns as well, which
 lie beside each other in the output: one problem with more filters and ``stride`` more taps for each column. Weights
 of taps that a column does not have are zero; what is not finite would pass through them, and is kept out afterwards.
@@ -43,6 +46,12 @@ PIXELS = 1024
 """The most results of a block for one filter: more rows share their halo, and sums are loaded and stored less often."""
 STRIP_BYTES = 256 << 10
 """Of a strip of more than one row: a quarter of a second-level cache."""
+SAMPLES_BYTES = 512 << 10
+"""Of a strip of whole samples, through which every pixel's tile goes again: half of a second-level cache."""
+LEAST_SAMPLES = 8
+"""Of such a strip: tiles of fewer rows read the weights from the second-level cache too often."""
+WORTH = 0.95
+"""Of the cost of tiles along rows: what tiles along samples must stay below, whose strips are copied as well."""
 AHEAD = 1024
 """Values of dy that are asked for before they are added up."""
 PART_PIXELS = 1024
@@ -62,9 +71,11 @@ class Layout(NamedTuple):
     """Rows of results of a block."""
     samples: int
     """Samples of a block: more than one where a block holds all of their rows."""
-    strip_rows: int
-    """Of one sample."""
+    along_samples: int
+    """Tiles hold one pixel of several samples; the strip is these as they lie, without padding."""
     strip_columns: int
+    sample: int
+    """Floats from one sample of a strip to the next."""
     runs: int
     """Columns of taps whose channels do not follow each other in the strip: 1 where all of them do."""
     run: int
@@ -122,11 +133,74 @@ def neighbours(problem: Problem, direction: str) -> range:
     return range(1, min(columns.out, max(1, room // problem.outer)) + 1)
 
 
+def taps_that_meet(axis: Axis) -> np.ndarray:
+    """(out,): how many taps of each result meet the image."""
+    reads = np.arange(axis.out)[:, None] * axis.stride + np.arange(axis.taps) * axis.dilation - axis.pad
+    return ((reads >= 0) & (reads < axis.side)).sum(axis=1)
+
+
+def line_step(problem: Problem) -> int:
+    """Floats from one sample of a strip to the next: an odd number of lines, or samples share few sets of a cache."""
+    floats = problem.rows.side * problem.columns.side * problem.groups * problem.inner
+    return (-(-floats // LANES) | 1) * LANES
+
+
+def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarray]:
+    """(cost, blocks of outputs) of tiles along so many samples, per row of one sample as in ``covered``.
+
+    The last block overlaps the one before. Infinite where some result meets no tap, or where samples are too large.
+    """
+    taps = [taps_that_meet(axis) for axis in (problem.rows, problem.columns)]
+    if min(map(min, taps)) == 0 or ITEMSIZE[FLOAT32] * samples * line_step(problem) > SAMPLES_BYTES:
+        return inf, np.empty((0, 5), np.int64)
+    each = -(-problem.batch // samples) * taps[1].sum() / problem.batch
+
+    def steps(tile):
+        return inf if tile.columns > 1 or tile.rows > samples else -(-samples // tile.rows) * each
+
+    return blocks(problem.outer, steps)
+
+
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
     """(layout, blocks of outputs) of a problem whose axes are seen."""
-    rows, columns = problem.rows, problem.columns
     side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
-    _, chosen = covered(problem, side, direction)
+    cost, chosen = covered(problem, side, direction)
+    if direction != GRAD_WEIGHTS:
+        most = max(LEAST_SAMPLES, problem.batch // 2)  # two blocks, for two threads
+        several = {t.rows for t in TILES if t.columns == 1 and LEAST_SAMPLES <= t.rows <= min(most, problem.batch)}
+        found = {samples: covered_by_samples(problem, samples) for samples in several}
+        samples = min(found, key=lambda samples: (found[samples][0], -samples), default=0)
+        if samples and found[samples][0] < WORTH * cost:
+            return along_samples(problem, direction, samples), found[samples][1]
+    return along_rows(problem, direction, side, chosen), chosen
+
+
+def along_samples(problem: Problem, direction: str, samples: int) -> Layout:
+    """The layout where tiles hold one pixel of ``samples`` samples."""
+    rows, columns = problem.rows, problem.columns
+    runs, run = runs_of(problem, columns.taps)
+    return Layout(
+        neighbours=1,
+        taps=columns.taps,
+        width=round_up(problem.outer, LANES),
+        lines=rows.out,
+        samples=samples,
+        along_samples=1,
+        strip_columns=columns.side,
+        sample=line_step(problem),
+        runs=runs,
+        run=run,
+        sums_rows=0,
+        sums_run=0,
+        strip=samples * line_step(problem),
+        transposed=direction == GRAD_INPUT,
+        in_place=direction == FORWARD and min(rows.tap_first, columns.tap_first) >= 0,
+    )
+
+
+def along_rows(problem: Problem, direction: str, side: int, chosen: np.ndarray) -> Layout:
+    """The layout where tiles hold neighbouring results of a row."""
+    rows, columns = problem.rows, problem.columns
     taps = columns.taps + (side - 1) * columns.stride
     runs, run = runs_of(problem, taps)
     tiles = [TILES[k] for k in chosen[:, 1]]
@@ -147,8 +221,9 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
         width=round_up(problem.outer * side, LANES),
         lines=lines,
         samples=samples,
-        strip_rows=strip_rows,
+        along_samples=0,
         strip_columns=strip_columns,
+        sample=strip_rows * strip_columns * problem.groups * problem.inner,
         runs=runs,
         run=run,
         sums_rows=sums_rows,
@@ -156,7 +231,7 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
         strip=round_up(samples * strip_rows * strip_columns * problem.groups * problem.inner + past, LANES),
         transposed=direction == GRAD_INPUT,
         in_place=direction == FORWARD and side == 1 and min(rows.tap_first, columns.tap_first) >= 0,
-    ), chosen
+    )
 
 
 @njit
@@ -165,12 +240,17 @@ def lay_out(x, sample, samples, line, lines, record, strip):
     problem = record[0]
     rows, columns, channels = problem.rows, problem.columns, problem.groups * problem.inner
     source, pitch = x.reshape(-1), problem.strip_columns * channels
+    if problem.along_samples:
+        floats = rows.side * pitch
+        for n in range(samples):
+            copy(source, (sample + n) * floats, strip, n * problem.sample, floats)
+        return
     low = min(max(columns.pad, 0), problem.strip_columns)
     high = min(max(columns.side + columns.pad, low), problem.strip_columns)
     top = line * rows.stride - rows.pad
     for n in range(samples):
         for r in range((lines - 1) * rows.stride + (rows.taps - 1) * rows.dilation + 1):
-            at, h = (n * problem.strip_rows + r) * pitch, top + r
+            at, h = n * problem.sample + r * pitch, top + r
             if h < 0 or h >= rows.side:
                 clear(strip, at, pitch)
                 continue
@@ -188,6 +268,8 @@ def place_of(block, record):
     problem = record[0]
     above = -(-problem.rows.out // problem.lines)
     sample, line = block // above * problem.samples, block % above * problem.lines
+    if problem.along_samples:
+        sample = min(sample, problem.batch - problem.samples)
     return sample, min(problem.samples, problem.batch - sample), line, min(problem.lines, problem.rows.out - line)
 
 
@@ -226,11 +308,11 @@ def pack_tap(index, w, record, packed):
 
 
 @njit
-def taps_inside(rows, line):
-    """(first, end) of the rows of taps that meet the image; one that does not if none does."""
-    top = line * rows.stride - rows.pad
-    first = max(0, -(top // rows.dilation))
-    end = min(rows.taps, (rows.side - 1 - top) // rows.dilation + 1)
+def taps_inside(axis, result):
+    """(first, end) of the taps along an axis that meet the image; one that does not if none does."""
+    begin = result * axis.stride - axis.pad
+    first = max(0, -(begin // axis.dilation))
+    end = min(axis.taps, (axis.side - 1 - begin) // axis.dilation + 1)
     return (first, end) if first < end else (0, 1)
 
 
@@ -250,35 +332,46 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
     else:
         weights, group_step, b2 = np.int64(packed.ctypes.data), rows.taps * taps * inner * width, width
         b0 = taps * inner * width
-    a_row, out_row = side * columns.stride * channels, side * columns.out_step * outputs
+    if problem.along_samples:
+        a_step, out_step, top, left = problem.sample, out.shape[1] * out.shape[2] * outputs, rows.pad, columns.pad
+    else:
+        a_step, out_step, top, left = columns.stride * channels, columns.out_step * outputs, np.int64(0), np.int64(0)
     floor = np.float32(0 if relu else -np.inf)
     none = np.int64(0)  # a literal is a type of its own: the 1 below, on purpose, has small tiles run 1.5 times as fast
     total, workers = count_blocks(record), len(strips)
     for block in range(worker * total // workers, (worker + 1) * total // workers):
         sample, samples, line, lines = place_of(block, record)
         lay_out(x, sample, samples, line, lines, record, strip)
+        apart, along = (columns.out, samples) if problem.along_samples else (samples, columns.out)
         for group in range(problem.groups):
             for k in range(len(chosen)):
                 first, tile, tile_rows, _, last = chosen[k]
                 reach = tile_rows * side
                 b = weights + 4 * (group * group_step + first)
                 start = bias.ctypes.data + 4 * (group * width + first)
-                for n in range(samples):
+                for each in range(apart):
+                    n, column, t, past = each, np.int64(0), np.int64(0), taps
+                    if problem.along_samples:
+                        n, column = np.int64(0), each
+                        t, past = taps_inside(columns, column)
+                    runs, run = (1, (past - t) * inner) if problem.runs == 1 else (past - t, inner)
+                    a_column = (column * columns.stride + t * columns.dilation - left) * channels + group * inner
+                    out_column = columns.out_first + column * columns.out_step
                     for i in range(lines):
                         s, end = taps_inside(rows, line + i)
-                        a_line = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch + group * inner
+                        a = n * problem.sample + (i * rows.stride + s * rows.dilation - top) * pitch + a_column
                         h = rows.out_first + (line + i) * rows.out_step
-                        out_line = ((sample + n) * out.shape[1] + h) * out.shape[2] + columns.out_first
-                        for step in range(-(-columns.out // reach)):
-                            j = min(step * reach, columns.out - reach)
-                            y = (out_line + j * columns.out_step) * outputs + group * outer + first
+                        pixel = ((sample + n) * out.shape[1] + h) * out.shape[2] + out_column
+                        y = pixel * outputs + group * outer + first
+                        for step in range(-(-along // reach)):
+                            j = min(step * reach, along - reach)
                             multiply(
-                                tile, strip.ctypes.data + 4 * (a_line + j * columns.stride * channels), a_row,
+                                tile, strip.ctypes.data + 4 * (a + j * a_step), side * a_step,
                                 rows.dilation * pitch, columns.dilation * channels, 1,
-                                b + 4 * s * b0, b0, inner * b2, b2,
-                                end - s, problem.runs, problem.run,
+                                b + 4 * (s * b0 + t * inner * b2), b0, inner * b2, b2,
+                                end - s, runs, run,
                                 start, none, none,
-                                out.ctypes.data + 4 * y, out_row, none,
+                                out.ctypes.data + 4 * (y + j * out_step), side * out_step, none,
                                 last, floor,
                             )  # fmt: skip
         if side > 1:
@@ -305,7 +398,7 @@ def keep_apart(strip, block, bias, weights, floor, record, out):
             if is_finite(flat, first, columns.out * outer):
                 continue
             s, end = taps_inside(rows, line + i)
-            a = (n * problem.strip_rows + i * rows.stride + s * rows.dilation) * pitch
+            a = n * problem.sample + (i * rows.stride + s * rows.dilation) * pitch
             for j in range(columns.out):
                 multiply(
                     single, strip.ctypes.data + 4 * (a + j * columns.stride * inner), none,
@@ -387,29 +480,40 @@ def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
                     b = dy.ctypes.data + 4 * (dy_first + top * line_floats + group * outer + first)
                     for t in range(problem.runs):
                         for c in range(0, problem.run, along):
-                            a = strip.ctypes.data + 4 * (down + t * columns.dilation * channels + c)
+                            left, right = np.int64(0), columns.out
+                            if problem.neighbours == 1:
+                                tap = t + c // inner  # one of the two is 0
+                                taps = min((c + along - 1) // inner, columns.taps - 1) - c // inner + 1
+                                left, right = inside(columns, tap, taps, 0, columns.out)
+                            if left >= right:
+                                continue
+                            across = (left * columns.stride + t * columns.dilation) * channels + c
+                            a = strip.ctypes.data + 4 * (down + across)
                             at = group * group_step + s * row_step + (t * problem.sums_run + c) * width + first
                             out = sums[part].ctypes.data + 4 * at
-                            add_tile(tile, several, a, b, out, last, samples, bottom - top, record)
+                            shape = samples, bottom - top, right - left
+                            add_tile(tile, several, a, b + 4 * left * outputs, out, last, shape, record)
 
 
 @njit
-def inside(rows, s, taps, line, lines):
-    """(first, end) of the lines, counted from ``line``, in which tap row ``s`` or one of the next meets the image."""
-    above = rows.pad - (s + taps - 1) * rows.dilation
-    below = rows.side - 1 + rows.pad - s * rows.dilation
-    return max(0, -(-above // rows.stride) - line), min(lines, below // rows.stride + 1 - line)
+def inside(axis, s, taps, line, lines):
+    """(first, end) of ``lines`` results along an axis, counted from ``line``, in which tap ``s`` or one of the next
+    ``taps`` meets the image."""
+    above = axis.pad - (s + taps - 1) * axis.dilation
+    below = axis.side - 1 + axis.pad - s * axis.dilation
+    return max(0, -(-above // axis.stride) - line), min(lines, below // axis.stride + 1 - line)
 
 
 @njit
-def add_tile(tile, several, a, b, out, last, samples, lines, record):
-    """Add the pixels of a block to one tile of sums."""
+def add_tile(tile, several, a, b, out, last, shape, record):
+    """Add pixels of a block, (samples, lines, columns) of them, to one tile of sums."""
     problem = record[0]
     rows, columns, side, width = problem.rows, problem.columns, problem.neighbours, problem.width
     channels, outputs = problem.groups * problem.inner, problem.groups * problem.outer
     pitch, line_floats = problem.strip_columns * channels, columns.out * outputs
-    whole, rest = divmod(columns.out, side)
-    a0, a1, a2 = problem.strip_rows * pitch, rows.stride * pitch, side * columns.stride * channels
+    samples, lines, results = shape
+    whole, rest = divmod(results, side)
+    a0, a1, a2 = problem.sample, rows.stride * pitch, side * columns.stride * channels
     b0, b1, b2 = rows.out * line_floats, line_floats, side * outputs
     a_row, out_row = (rows.dilation * pitch, problem.runs * problem.sums_run * width) if several else (1, width)
     multiply(
@@ -474,15 +578,16 @@ class Step(NamedTuple):
 
 
 class NumbaJitBlocked(Plan):
-    """Strips of image rows, walked by tiles of sums."""
+    """Strips of image rows or of whole samples, walked by tiles of sums."""
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
-        """What the problem would need with an unbounded batch: no shape shrinks as the batch grows."""
+        """The more of what this batch needs and an unbounded one would: tiles along samples are as many as fit."""
         needs = [
-            bytes_of(cls._shapes(problem._replace(batch=UNBOUNDED), direction))
+            bytes_of(cls._shapes(problem._replace(batch=batch), direction))
             for direction in directions
             for problem in cls._problems(spec, direction)
+            for batch in (problem.batch, UNBOUNDED)
         ]
         return max(needs, default=0)
 

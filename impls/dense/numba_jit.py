@@ -52,6 +52,9 @@ WIDTH = VECTORS * LANES
 MOST_ROWS = 8
 """Of a tile: each has its pointer."""
 
+ASKED = 8 << 20
+"""Bytes of b above which the strip to come is asked for: more than stays in a third-level cache beside other data."""
+
 FEW = 3
 """Rows of a that are multiplied by columns of b as they lie, where these lie turned."""
 
@@ -91,30 +94,34 @@ def product(spec: DenseSpec, direction: str, parts: int) -> Product:
     return Product(rows, columns, sums, int(a_lies_turned), int(b_lies_turned), int(relu), bands, groups)
 
 
-def _ladder(vectors):
+def _ladder(vectors, asks=0):
     """Compiled: all rows of a strip of so many vectors, in tiles of falling height.
 
-    ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums. ``results``: addresses
-    start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values.
+    ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums; ahead. ``results``:
+    addresses start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values. If
+    ``asks``, the b that lies ``ahead`` values on is asked for: by tiles of the most rows a vector each, in turn, by
+    others all of it.
     """
     climb = None
-    for height in (1, 2, 4, min(MOST_ROWS, SUMS // vectors)):
-        climb = _rung(contraction(Tile(height, 1, vectors, LANES)), height, climb)
-    return climb
+    for height in (1, 2, 4):
+        climb = _rung(contraction(Tile(height, 1, vectors, LANES, asks * vectors)), height, 1, climb)
+    most = min(MOST_ROWS, SUMS // vectors)
+    return _rung(contraction(Tile(most, 1, vectors, LANES, asks)), most, vectors, climb)
 
 
-def _rung(tile, height, rest):
-    """Compiled: tiles of one height while there is room, then the rest."""
+def _rung(tile, height, turns, rest):
+    """Compiled: tiles of one height while there is room, then the rest; so many in turn ask for what is ahead."""
 
     @njit(inline="always", cache=False)
     def rung(first, rows, factors, results, floor):
-        a, b, a_row, a_step, b_step, depth = factors
+        a, b, a_row, a_step, b_step, depth, ahead = factors
         start, out, start_row, out_row, last = results
         i = first
         while i + height <= rows:
             tile(
                 a + BYTES * i * a_row, a_row, 0, 0, a_step, b, 0, 0, b_step, 1, 1, depth,
                 start + BYTES * i * start_row, start_row, 0, out + BYTES * i * out_row, out_row, 0, last, floor,
+                ahead + i // height % turns * LANES,
             )  # fmt: skip
             i += height
         if rest is not None:
@@ -136,12 +143,25 @@ def _choice(vectors, ladder, others):
     return choice
 
 
+def _asking(ladder, others):
+    """Compiled: the ladder of the widest strips if anything is ahead, or one of the others."""
+
+    @njit(inline="always", cache=False)
+    def choice(wanted, rows, factors, results, floor):
+        if wanted == VECTORS and factors[-1] > 0:
+            ladder(0, rows, factors, results, floor)
+        else:
+            others(wanted, rows, factors, results, floor)
+
+    return choice
+
+
 def _strips():
     """Compiled: ``strip(vectors, rows, factors, results, floor)`` for strips of 1, 2, 4 ... VECTORS vectors."""
     strip = None
     for exponent in range(VECTORS.bit_length()):
         strip = _choice(1 << exponent, _ladder(1 << exponent), strip)
-    return strip
+    return _asking(_ladder(VECTORS, asks=1), strip)
 
 
 strip = _strips()
@@ -190,12 +210,14 @@ def block(p, a, out, others, a_row, a_step, rows, left, right):
             width = min(vectors * LANES, right - j)
             if p.b_lies_turned:
                 turn(b + BYTES * (j * p.sums + k), p.sums, width, depth, turned)
-                second, step = turned, WIDTH
+                second, step, ahead = turned, WIDTH, 0
             else:
                 second, step = b + BYTES * (k * p.columns + j), p.columns
+                following = width if j + width < right else DEPTH * p.columns - (j - left)
+                ahead = following if BYTES * p.sums * p.columns > ASKED else 0
             to = out + BYTES * j
             source, source_row = (start + BYTES * j, 0) if k == 0 else (to, p.columns)
-            factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth)
+            factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth, ahead)
             strip(vectors, rows, factors, (source, to, source_row, p.columns, width - (vectors - 1) * LANES), floor)
             j += width
 
