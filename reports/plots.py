@@ -231,7 +231,7 @@ def styles(rows: Iterable[Row], op: str) -> dict[str, Style]:
     ours = [name for is_competitor, name in found if not is_competitor]
     theirs = [name for is_competitor, name in found if is_competitor]
     styles = zip(ours, cycle(OURS), cycle(_MARKERS), cycle("-"))
-    dashed = zip(theirs, cycle(COMPETITORS), cycle("xP*"), cycle(("--",)))
+    dashed = zip(theirs, cycle(COMPETITORS), cycle("xP*1"), cycle(("--", "--", "--", "-.")))
     return {name: Style(*look) for name, *look in chain(styles, dashed)}
 
 

@@ -46,7 +46,7 @@ THREADS = "threads"
 
 _COLUMNS = (
     *("parameter", "value", "threads", "direction", "case", "implementation", "competitor", "status"),
-    *("median_ms", "low_ms", "high_ms", "operations_ms", "bytes_ms", "roof"),
+    *("flops", "median_ms", "low_ms", "high_ms", "operations_ms", "bytes_ms", "roof"),
 )
 _GAINS = ("direction", "threads", "implementation", "competitor", "cases", "speedup", "low", "high", "least", "most")
 _SHARED = ("machine", "software", "a time is")
@@ -165,7 +165,7 @@ def curves(taken: Iterable[Measured]) -> pd.DataFrame:
             own = [row for row in each.timed if row.op == "conv2d" and row.spec in value_of]
             for row in sorted(own, key=lambda row: (DIRECTIONS.index(row.direction), value_of[row.spec])):
                 value = value_of[row.spec]
-                place = {"parameter": parameter, "value": value, "threads": each.threads}
+                place = {"parameter": parameter, "value": value, "threads": each.threads, "flops": sweep[value].flops}
                 records.append(place | _point(row) | _model(Case("conv2d", sweep[value]), row.direction, limits))
     return pd.DataFrame.from_records(records, columns=list(_COLUMNS))
 
@@ -193,13 +193,14 @@ def sweep_table(frame: pd.DataFrame, parameter: str) -> Table:
     part = frame[frame["parameter"] == parameter]
     values = sorted(part["value"].unique())
     sections = []
-    for (direction, threads), block in part.groupby(["direction", "threads"], sort=False):
+    for direction, threads in sorted({*zip(part["direction"], part["threads"], strict=True)}, key=_by_direction):
+        block = part[(part["direction"] == direction) & (part["threads"] == threads)]
         lines = [
             Line((name + MARK * competitor, *_cells(own, values, _time_text)))
             for (competitor, name), own in block.groupby(["competitor", "implementation"])
         ]
         cases = block.drop_duplicates("value")
-        if cases["roof"].any():
+        if (cases["roof"] != "").any():
             lines += [
                 Line((f"{MODEL}: operations", *_cells(cases, values, lambda point: number(point["operations_ms"])))),
                 Line((f"{MODEL}: bytes", *_cells(cases, values, lambda point: number(point["bytes_ms"])))),
@@ -230,6 +231,11 @@ def threads_table(found: pd.DataFrame) -> Table:
         left=("implementation",),
         notes=GAIN_NOTES,
     )
+
+
+def _by_direction(section: tuple[str, int]) -> tuple[int, int]:
+    direction, threads = section
+    return DIRECTIONS.index(direction), threads
 
 
 def _point(row: Row) -> dict[str, Any]:

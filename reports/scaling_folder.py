@@ -13,12 +13,13 @@ from reports.scaling import Measured, report, tables, threads_text
 _READING = """\
 ## How to read this
 
-* Around one convolution ({base}) one parameter at a time is varied. A line is the median time of a call; its band is
-  the 95 % interval. All that stand at one point ran in the same shuffled rounds; the points of a line did not.
-* The two black lines are the model, of rates that were measured in the same run: dashed, the operations of the
-  definition at the highest rate of multiply-adds; dotted, every array moved once at the rate of the memory that holds
-  it. The upper one binds. A line that runs along it uses the machine in full; one that stays level on the left pays for
-  the call itself; Winograd, which multiplies less often, may lie below the dashed one.
+* Around one convolution ({base}) one parameter at a time is varied. Figures show the operations of the
+  definition over the median time of a call, tables the time. What stands at one value ran in the same shuffled rounds;
+  the values of a line did not.
+* The two black lines are the model, of rates that were measured in the same run: solid, the highest rate of
+  multiply-adds; dotted, the rate at which every array is moved once through the memories that hold it. The lower one
+  binds. A line along it uses the machine in full; a level one takes as much longer as there is more to do; one that
+  falls to the left pays for the call itself; Winograd, which multiplies less often, may lie above the solid one.
 * Speed-ups by threads are ratios of two runs: the machine may have drifted between them. The model's is the ratio of
   the times that bind with each number of threads, from the rates that these reach together.
 """

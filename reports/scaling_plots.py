@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,13 @@ from reports.scaling import MODEL, THREADS, Measured, base_text, curves, gains, 
 WIDTH, HEIGHT = 3.3, 2.7
 """Inches of a panel."""
 INK = "#000000"
-OF_MODEL = {"operations_ms": ("model: operations / peak", "--"), "bytes_ms": ("model: bytes / bandwidth", ":")}
+PALE = "#BBBBBB"
+OF_MODEL = {"operations_ms": ("model: rate of multiply-adds", "-"), "bytes_ms": ("model: rates of memories", ":")}
 """What is drawn of the model: columns, their names and lines."""
-SPREAD = 0.35
-"""Of the way from one doubling of the threads to the next, over which implementations stand side by side."""
+ROOM = 1.6
+"""Times the highest rate of operations are shown: where memory allows more, it does not bind."""
+SPREAD = 0.7
+"""Of the way from a number of threads to its double, over which implementations stand side by side."""
 
 
 def figures(taken: Sequence[Measured]) -> dict[str, Figure]:
@@ -44,9 +47,12 @@ def figures(taken: Sequence[Measured]) -> dict[str, Figure]:
 
 
 def by_parameter(part: pd.DataFrame, style_of: Mapping[str, Style], title: str) -> Figure:
-    """Milliseconds by a parameter's value: directions side by side, above each other the fewest and most threads."""
+    """Operations a second by a parameter's value: directions side by side, above each other fewest and most threads.
+
+    Of two axes over four powers of ten, times in milliseconds would all be the same slope.
+    """
     directions = [direction for direction in DIRECTIONS if direction in set(part["direction"])]
-    threads = sorted({part["threads"].min(), part["threads"].max()})
+    threads = sorted({int(part["threads"].min()), int(part["threads"].max())})
     figure, axes = _panels(len(threads), len(directions))
     for i, count in enumerate(threads):
         for j, direction in enumerate(directions):
@@ -55,10 +61,12 @@ def by_parameter(part: pd.DataFrame, style_of: Mapping[str, Style], title: str) 
             axis.set_title(f"{direction}, {threads_text(count)}", fontsize=8)
             axis.set(xscale="log", yscale="log")
             axis.set_xlabel(part["parameter"].iloc[0] if i == len(threads) - 1 else "")
-            axis.set_ylabel("ms per call" if j == 0 else "")
+            axis.set_ylabel("GFLOP/s" if j == 0 else "")
     shown = {name: style for name, style in style_of.items() if name in set(part["implementation"])}
-    of_model = [Line2D([], [], color=INK, ls=dash, lw=1.3, label=label) for label, dash in OF_MODEL.values()]
-    finished(figure, title, [*legend_of(shown), *(of_model if part["roof"].any() else [])])
+    of_model = [Line2D([], [], color=INK, ls=dash, lw=1.8, label=label) for label, dash in OF_MODEL.values()]
+    rates = part[["median_ms", "operations_ms"]].rdiv(1e-6 * part["flops"], axis=0)
+    axes[0, 0].set_ylim(rates.min().min() / ROOM, rates.max().max() * ROOM)
+    finished(figure, title, [*legend_of(shown), *(of_model if (part["roof"] != "").any() else [])])
     _ticks(axes, sorted(part["value"].unique()))
     return figure
 
@@ -66,23 +74,26 @@ def by_parameter(part: pd.DataFrame, style_of: Mapping[str, Style], title: str) 
 def by_threads(gained: pd.DataFrame, fewest: int, style_of: Mapping[str, Style], title: str) -> Figure:
     """Speed-ups by threads, directions side by side, with the ideal and with what the model gives."""
     directions = list(dict.fromkeys(gained["direction"]))
-    counts = [fewest, *sorted(gained["threads"].unique())]
+    counts = sorted(gained["threads"].unique())
     names = [name for name in style_of if name in set(gained["implementation"])]
+    asides = np.exp2(SPREAD * ((np.arange(len(names)) + 0.5) / max(len(names), 1) - 0.5))
     figure, axes = _panels(1, len(directions))
     for axis, direction in zip(axes[0], directions, strict=True):
-        axis.set(xscale="log", yscale="log", title=direction, xlabel="threads")
-        axis.title.set_fontsize(8)
-        axis.plot(counts, [count / fewest for count in counts], color="#BBBBBB", lw=2.5)
+        axis.set(xscale="log", xlabel="threads")
+        axis.set_title(direction, fontsize=8)
         here = gained[gained["direction"] == direction].sort_values("threads")
-        for position, name in enumerate(names):
-            style, aside = style_of[name], 2 ** (SPREAD * ((position + 0.5) / len(names) - 0.5))
-            look = {"color": style.colour, "ls": style.dash, "marker": style.marker}
-            _gain(axis, here[here["implementation"] == name], fewest, aside, look)
-        _gain(axis, here[here["implementation"] == MODEL], fewest, 1.0, {"color": INK, "ls": "--", "marker": "_"})
+        _segments(axis, counts, [count / fewest for count in counts], {"color": PALE, "lw": 3})
+        of_model = here[here["implementation"] == MODEL]
+        _segments(axis, of_model["threads"], of_model["speedup"], {"color": INK, "lw": 1.2})
+        for name, aside in zip(names, asides, strict=True):
+            points, style = here[here["implementation"] == name], style_of[name]
+            x = aside * points["threads"]
+            axis.plot(x, points["speedup"], color=style.colour, marker=style.marker, ls=style.dash, ms=5, lw=0.8)
+            axis.vlines(x, points["least"], points["most"], color=style.colour, lw=1.2)
     axes[0, 0].set_ylabel(f"speed-up over {threads_text(fewest)}")
-    others = [Line2D([], [], color="#BBBBBB", lw=2.5, label="ideal")]
-    if MODEL in set(gained["implementation"]):
-        others.append(Line2D([], [], color=INK, ls="--", marker="_", label=MODEL))
+    axes[0, 0].set_ylim(bottom=0)
+    others = [Line2D([], [], color=PALE, lw=3, label="ideal")]
+    others += [Line2D([], [], color=INK, lw=1.2, label=MODEL)] if MODEL in set(gained["implementation"]) else []
     finished(figure, title, [*legend_of({name: style_of[name] for name in names}), *others])
     _ticks(axes, counts)
     return figure
@@ -91,22 +102,24 @@ def by_threads(gained: pd.DataFrame, fewest: int, style_of: Mapping[str, Style],
 def _curves(axis: Axes, points: pd.DataFrame, style_of: Mapping[str, Style]) -> None:
     for name, style in style_of.items():
         curve = points[points["implementation"] == name]
-        axis.plot(
-            curve["value"], curve["median_ms"], color=style.colour, marker=style.marker, ls=style.dash, ms=3, lw=1.1
-        )
-        axis.fill_between(curve["value"], curve["low_ms"], curve["high_ms"], color=style.colour, alpha=0.25, lw=0)
+        look = {"color": style.colour, "marker": style.marker, "ls": style.dash}
+        axis.plot(curve["value"], _gflops(curve, "median_ms"), ms=4, lw=1.1, **look)
+        low, high = _gflops(curve, "high_ms"), _gflops(curve, "low_ms")
+        axis.fill_between(curve["value"], low, high, color=style.colour, alpha=0.25, lw=0)
     cases = points.drop_duplicates("value").sort_values("value")
     for column, (_, dash) in OF_MODEL.items():
-        axis.plot(cases["value"], cases[column].where(cases[column] > 0), color=INK, ls=dash, lw=1.3)
+        axis.plot(cases["value"], _gflops(cases, column), color=INK, ls=dash, lw=1.8)
 
 
-def _gain(axis: Axes, points: pd.DataFrame, fewest: int, aside: float, look: Mapping[str, Any]) -> None:
-    """A line from 1 through the means, and a bar for the cases of each, ``aside`` of the number of threads."""
-    if points.empty:
-        return
-    x, mean = points["threads"].to_numpy(float) * aside, points["speedup"].to_numpy(float)
-    axis.plot([fewest, *x], [1.0, *mean], ms=4, lw=1, **look)
-    axis.vlines(x, points["least"], points["most"], color=look["color"], lw=1, alpha=0.6)
+def _gflops(points: pd.DataFrame, column: str) -> pd.Series[float]:
+    """The rate at which a case's operations are done in these milliseconds; a time of zero allows any."""
+    return 1e-6 * points["flops"] / points[column]
+
+
+def _segments(axis: Axes, counts: Iterable[int], heights: Iterable[float], look: Mapping[str, Any]) -> None:
+    """A level line at each number of threads, as wide as implementations stand side by side there."""
+    for count, height in zip(counts, heights, strict=True):
+        axis.plot([count * 2 ** (-SPREAD / 2), count * 2 ** (SPREAD / 2)], [height, height], **look)
 
 
 def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -123,7 +136,7 @@ def _ticks(axes: np.ndarray, values: Sequence[int]) -> None:
 
 
 def _title(parameter: str) -> str:
-    return f"time of a convolution by {parameter} ({base_text(parameter)}); bands: 95 % interval of the median"
+    return f"operations a second by {parameter} ({base_text(parameter)}); bands: 95 % interval of the median"
 
 
 def _where(taken: Sequence[Measured]) -> str:
