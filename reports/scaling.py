@@ -220,7 +220,7 @@ def sweep_table(frame: pd.DataFrame, parameter: str) -> Table:
 def threads_table(found: pd.DataFrame) -> Table:
     """The speed-ups of ``gains``, a section per direction."""
     sections = [
-        Section(direction, tuple(_gain_line(record) for record in part.to_dict("records")))
+        Section(str(direction), tuple(_gain_line(record) for _, record in part.iterrows()))
         for direction, part in found.groupby("direction", sort=False)
     ]
     return Table(
@@ -261,10 +261,10 @@ def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
     each = frame.drop_duplicates(["threads", *key])
     each = each.assign(bound_ms=each[["operations_ms", "bytes_ms"]].max(axis=1))
     is_fewest = each["threads"] == each["threads"].min()
-    both = each[~is_fewest].merge(each[is_fewest], on=key, suffixes=("", "_fewest"))
-    return both.assign(
-        speedup=both["median_ms_fewest"] / both["median_ms"], model=both["bound_ms_fewest"] / both["bound_ms"]
-    )
+    both: pd.DataFrame = each[~is_fewest].merge(each[is_fewest], on=key, suffixes=("", "_fewest"))
+    both["speedup"] = both["median_ms_fewest"] / both["median_ms"]
+    both["model"] = both["bound_ms_fewest"] / both["bound_ms"]
+    return both
 
 
 def _gain(ratios: pd.Series[float]) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _gain(ratios: pd.Series[float]) -> dict[str, Any]:
     return {"cases": len(ratios), **interval, "least": ratios.min(), "most": ratios.max()}
 
 
-def _gain_line(record: Mapping[str, Any]) -> Line:
+def _gain_line(record: pd.Series[Any]) -> Line:
     mean = with_interval(record["speedup"], record["low"], record["high"], ratio)
     name = record["implementation"] + MARK * record["competitor"]
     counts = (str(record["threads"]), str(record["cases"]))
@@ -287,4 +287,4 @@ def _cells(points: pd.DataFrame, values: Iterable[int], written: Any) -> list[st
 
 
 def _time_text(point: Mapping[str, Any]) -> str:
-    return "~" * (point["status"] == "NOISY") + number(point["median_ms"])
+    return f"{'~' * (point['status'] == 'NOISY')}{number(point['median_ms'])}"

@@ -37,7 +37,7 @@ def write_results(target: Path, taken: Sequence[Measured]) -> tuple[Path, ...]:
         plots.save(figure, path)
     readme, points = target / "README.md", target / "points.csv"
     readme.write_text(_page(taken, {path.stem for path in figures}), encoding="utf-8")
-    report(taken).frame.to_csv(points, index=False, lineterminator="\n")
+    report(taken).frame.to_csv(points, index=False, lineterminator="\n", float_format="%.6g")
     runs = {target / _name(each): each for each in taken}
     kept = [file for path, each in runs.items() for file in folder.write_results(path, each.run, each.rows)]
     return (readme, points, *figures, *kept)

@@ -11,7 +11,7 @@ from bench.suites import SWEEPS
 from impls.conv2d import _winograd_weights as winograd_weights
 from impls.conv2d import numba_jit_blocked as blocked
 from impls.conv2d import numba_jit_winograd as winograd
-from impls.conv2d._correlation import MOST_BYTES, problems
+from impls.conv2d._correlation import MOST_BYTES, Problem, problems
 from impls.dense import numba_jit as dense
 from impls.maxpool2d import numba_jit as pooling
 from impls.specs import DIRECTIONS, GRAD_WEIGHTS, ConvSpec
@@ -28,18 +28,24 @@ def pieces(name: str, spec: ConvSpec, direction: str) -> int | None:
     """
     (problem,) = problems(spec, direction)
     if name == "numba_jit_blocked":
-        layout, _ = blocked.cut(problem, direction)
-        if direction != GRAD_WEIGHTS:
-            return -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples)
-        parts, splits = blocked.division(problem, layout.sums_rows * layout.runs * layout.sums_run * layout.width)
-        return parts * splits
-    if winograd.why_not(spec, direction) is not None:
-        return None
+        return _blocked(problem, direction)
+    return None if winograd.why_not(spec, direction) else _winograd(problem, direction)
+
+
+def _blocked(problem: Problem, direction: str) -> int:
+    layout, _ = blocked.cut(problem, direction)
+    if direction != GRAD_WEIGHTS:
+        return int(-(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples))
+    parts, splits = blocked.division(problem, layout.sums_rows * layout.runs * layout.sums_run * layout.width)
+    return int(parts * splits)
+
+
+def _winograd(problem: Problem, direction: str) -> int:
     if direction != GRAD_WEIGHTS:
         layout, _ = winograd.cut(problem, direction)
-        return problem.batch * layout.down * layout.across
+        return int(problem.batch * layout.down * layout.across)
     layout, panels = winograd_weights.cut(problem, winograd.form_of(problem))
-    return layout.parts * len(panels)
+    return int(layout.parts * len(panels))
 
 
 def pieces_table() -> Table:

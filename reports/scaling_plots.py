@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 3.3, 2.7
 """Inches of a panel."""
 INK = "#000000"
 PALE = "#BBBBBB"
-OF_MODEL = {"operations_ms": ("model: rate of multiply-adds", "-"), "bytes_ms": ("model: rates of memories", ":")}
+OF_MODEL = {"operations_ms": ("model: multiply-adds", "-"), "bytes_ms": ("model: memories", ":")}
 """What is drawn of the model: columns, their names and lines."""
 ROOM = 1.6
 """Times the highest rate of operations are shown: where memory allows more, it does not bind."""
@@ -102,7 +102,7 @@ def by_threads(gained: pd.DataFrame, fewest: int, style_of: Mapping[str, Style],
 def _curves(axis: Axes, points: pd.DataFrame, style_of: Mapping[str, Style]) -> None:
     for name, style in style_of.items():
         curve = points[points["implementation"] == name]
-        look = {"color": style.colour, "marker": style.marker, "ls": style.dash}
+        look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "ls": style.dash}
         axis.plot(curve["value"], _gflops(curve, "median_ms"), ms=4, lw=1.1, **look)
         low, high = _gflops(curve, "high_ms"), _gflops(curve, "low_ms")
         axis.fill_between(curve["value"], low, high, color=style.colour, alpha=0.25, lw=0)

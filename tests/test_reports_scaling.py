@@ -166,7 +166,7 @@ def test_a_figure_shows_operations_a_second_beside_both_rates_of_the_model():
     np.testing.assert_allclose(operations, [(1, PEAK), (32, PEAK)])
     assert moved[1] == pytest.approx((32, MEMORY * BASE.flops / BASE.bytes))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["ours", "keras", "model: rate of multiply-adds", "model: rates of memories"]
+    assert labels == ["ours", "keras", "model: multiply-adds", "model: memories"]
 
 
 def test_the_figure_of_threads_has_every_implementation_the_ideal_and_the_model():
