@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.ticker import NullFormatter
 from bench.suites import SWEEPS
 from impls.specs import DIRECTIONS
 from reports.dressing import finished
+from reports.formats import number
 from reports.plots import Style, legend_of, styles
 from reports.scaling import MODEL, THREADS, Measured, base_text, curves, gains, stem_of, threads_text
 
@@ -24,8 +26,9 @@ INK = "#000000"
 PALE = "#BBBBBB"
 OF_MODEL = {"operations_ms": ("model: multiply-adds", "-"), "bytes_ms": ("model: memories", ":")}
 """What is drawn of the model: columns, their names and lines."""
-ROOM = 1.6
-"""Times the highest rate of operations are shown: where memory allows more, it does not bind."""
+BELOW, ABOVE = 4.0, 1.6
+"""Factors from the lowest rate down to a panel's bottom, which has a text, and from the highest up to its top: where
+memory allows more it does not bind."""
 SPREAD = 0.7
 """Of the way from a number of threads to its double, over which implementations stand side by side."""
 
@@ -49,7 +52,7 @@ def figures(taken: Sequence[Measured]) -> dict[str, Figure]:
 def by_parameter(part: pd.DataFrame, style_of: Mapping[str, Style], title: str) -> Figure:
     """Operations a second by a parameter's value: directions side by side, above each other fewest and most threads.
 
-    Of two axes over four powers of ten, times in milliseconds would all be the same slope.
+    In milliseconds, over four powers of ten, the curves could not be told apart.
     """
     directions = [direction for direction in DIRECTIONS if direction in set(part["direction"])]
     threads = sorted({int(part["threads"].min()), int(part["threads"].max())})
@@ -65,7 +68,7 @@ def by_parameter(part: pd.DataFrame, style_of: Mapping[str, Style], title: str) 
     shown = {name: style for name, style in style_of.items() if name in set(part["implementation"])}
     of_model = [Line2D([], [], color=INK, ls=dash, lw=1.8, label=label) for label, dash in OF_MODEL.values()]
     rates = part[["median_ms", "operations_ms"]].rdiv(1e-6 * part["flops"], axis=0)
-    axes[0, 0].set_ylim(rates.min().min() / ROOM, rates.max().max() * ROOM)
+    axes[0, 0].set_ylim(rates.min().min() / BELOW, rates.max().max() * ABOVE)
     finished(figure, title, [*legend_of(shown), *(of_model if (part["roof"] != "").any() else [])])
     _ticks(axes, sorted(part["value"].unique()))
     return figure
@@ -109,6 +112,26 @@ def _curves(axis: Axes, points: pd.DataFrame, style_of: Mapping[str, Style]) -> 
     cases = points.drop_duplicates("value").sort_values("value")
     for column, (_, dash) in OF_MODEL.items():
         axis.plot(cases["value"], _gflops(cases, column), color=INK, ls=dash, lw=1.8)
+    axis.text(0.02, 0.03, binding_text(cases), transform=axis.transAxes, fontsize=7, va="bottom", in_layout=False)
+
+
+def binding_text(cases: pd.DataFrame) -> str:
+    """What binds from which value to which, and how many times the operations memories allow; empty where unknown.
+
+    ``cases``: points of one curve, by rising value.
+    """
+    if cases.empty or (cases["roof"] == "").any():
+        return ""
+    parts = []
+    for roof, group in groupby(zip(cases["roof"], cases["value"], strict=True), key=lambda case: case[0]):
+        values = [str(value) for _, value in group]
+        parts.append(f"{roof} ({' to '.join(dict.fromkeys((values[0], values[-1])))})")
+    faster = cases["operations_ms"] / cases["bytes_ms"]
+    text = f"binding: {', '.join(parts)}"
+    if faster.isna().any():
+        return text
+    span = " to ".join(dict.fromkeys((number(faster.min(), 2), number(faster.max(), 2))))
+    return f"{text}\nmemories allow {span} times as much"
 
 
 def _gflops(points: pd.DataFrame, column: str) -> pd.Series[float]:

@@ -169,6 +169,18 @@ def test_a_figure_shows_operations_a_second_beside_both_rates_of_the_model():
     assert labels == ["ours", "keras", "model: multiply-adds", "model: memories"]
 
 
+def test_a_panel_says_what_binds_from_which_value_to_which_and_what_memories_allow():
+    cases = pd.DataFrame({"value": [4, 8, 16], "roof": ["L2", "operations", "operations"]})
+    text = scaling_plots.binding_text(cases.assign(operations_ms=[1.0, 3.0, 8.0], bytes_ms=[2.0, 1.0, 1.0]))
+    assert text.splitlines() == [
+        "binding: L2 (4), operations (8 to 16)",
+        "memories allow 0.50 to 8.0 times as much",
+    ]
+    one_roof = cases.assign(roof="DRAM", operations_ms=np.nan, bytes_ms=1.0)
+    assert scaling_plots.binding_text(one_roof) == "binding: DRAM (4 to 16)"
+    assert scaling_plots.binding_text(cases.assign(roof="")) == scaling_plots.binding_text(cases[:0]) == ""
+
+
 def test_the_figure_of_threads_has_every_implementation_the_ideal_and_the_model():
     figure = scaling_plots.figures(TAKEN)["threads"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "keras", "ideal", "model"]
