@@ -20,7 +20,7 @@ from impls.specs import DIRECTIONS, FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
 ALONG_SAMPLES = (
     *(f"{batch}x4x3x5,k5x3,f{LANES}" for batch in (8, 9, 16, 17, 29, 33)),
     *(f"{batch}x3x3x4,k3x3,f40" for batch in (41, 57)),
-    *(f"19x5x4x6,{rest}" for rest in ("k5x5,f32,s2x1", "k7x5,f64,d1x2", "k3x5,f96,g3", "k7x2,f32,p1:4:0:1")),
+    *(f"19x5x4x6,{rest}" for rest in ("k5x5,f32,s2x1", "k7x5,f64,d1x2", "k3x5,f96,g3", "k7x4,f64,p1:4:2:2")),
 )
 NO_TAP = ("19x3x4x2,k2x2,f16,p0:1:5:4", "19x3x3x2,k2x2,f20,p5:4:0:1")
 COVERED = {
