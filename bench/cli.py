@@ -105,7 +105,7 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 _selection = _options(
-    click.option("--suite", metavar="NAME|FILE", help="quick, paper, paper-large-kernels, networks, awkward, a file."),
+    click.option("--suite", metavar="NAME|FILE", help="quick, paper[-large-kernels], networks, scaling, awkward."),
     click.option(
         "--case",
         "cases",
@@ -355,6 +355,7 @@ def run(
 @click.option("--pivot", is_flag=True, help="Cases as lines, implementations as columns.")
 @click.option("--with-published", is_flag=True, help="Put the paper's published times beside ours.")
 @click.option("--paper", is_flag=True, help="Training: the paper's three tables, ours beside the published figures.")
+@click.option("--scaling", is_flag=True, help="Suite scaling: its latest run with 1, 2, ... threads, and a model.")
 @click.option("--output", type=_FOLDER, help="Write tables and figures there.")
 def report(
     db: str,
@@ -365,6 +366,7 @@ def report(
     pivot: bool,
     with_published: bool,
     paper: bool,
+    scaling: bool,
     output: Path | None,
 ) -> None:
     """Show a run: median and interval, GFLOP/s, error in bounds, ratios, geometric means, ranking."""
@@ -387,6 +389,19 @@ def report(
                 click.echo(path)
         else:
             _show(paper_report(trained, trainings), form)
+        return
+    if scaling:
+        from reports.scaling import measured
+        from reports.scaling import report as scaling_report
+
+        taken = measured(store)
+        if output:
+            from reports.scaling_folder import write_results as write_scaling
+
+            for path in write_scaling(output, taken):
+                click.echo(path)
+        else:
+            _show(scaling_report(taken), form)
         return
     if suite and run_id is None:
         run_id = next((r.id for r in reversed(store.runs()) if r.suite == suite), None)

@@ -292,9 +292,14 @@ class Session:
             self._loaded.add((op, name))
         return get(op, name)
 
-    def _ask(self, contender: Contender, do: str, seconds: float, **values: Any) -> dict[str, Any]:
-        """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty."""
-        left = self.deadline - timing.CLOCK()
+    def _ask(
+        self, contender: Contender, do: str, seconds: float, *, until: float | None = None, **values: Any
+    ) -> dict[str, Any]:
+        """Ask its worker; whatever goes wrong there ends the contender, and the answer is empty.
+
+        So does an answer that would come after ``until``, by default the deadline.
+        """
+        left = (self.deadline if until is None else until) - timing.CLOCK()
         too_late = {"status": "OVER_BUDGET", "reason": "the time for all cases was over"}
         try:
             if left > 0:
@@ -534,14 +539,14 @@ class Session:
         if watch and not watch.is_quick and watch.look():
             _mark_dirty(active, [0] * len(active))
         _count_enough(active)
-        self._read_threads([c for c in active if c.is_running], "inspect")
+        self._read_threads([c for c in active if c.is_running], "inspect", until=math.inf)  # what is timed is kept
         for contender in active:
             _keep(contender, "rounds" if _is_slow_and_done(contender, slow) else stop, watch, host)
 
-    def _read_threads(self, contenders: Sequence[Contender], do: str) -> None:
+    def _read_threads(self, contenders: Sequence[Contender], do: str, until: float | None = None) -> None:
         """Ask each something whose answer has the thread pools in force, and keep their sizes."""
         for contender in contenders:
-            answer = self._ask(contender, do, self.effort.call_s)
+            answer = self._ask(contender, do, self.effort.call_s, until=until)
             contender.row = replace(contender.row, threads=_with_sizes(contender.row.threads, answer))
 
     def _pids(self) -> frozenset[int]:

@@ -41,11 +41,13 @@ LOAD_ATTEMPTS = 2
 lives: an import that hangs would be waited for at every case."""
 
 
-def _signal(process: int, name: str) -> None:
-    """Send a signal to a process that may have ended. Where the system has none to stop one, it goes on."""
+def _signal(process: subprocess.Popen[bytes], name: str) -> None:
+    """Send a signal to a process unless it has ended: its number may be another's by now.
+
+    Where the system has no signal to stop one, it goes on.
+    """
     if hasattr(signal, name):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, getattr(signal, name))
+        process.send_signal(getattr(signal, name))
 
 
 def raise_if_crashed(answer: Mapping[str, Any]) -> None:
@@ -117,13 +119,13 @@ class WorkerProcess:
     def pause(self) -> None:
         """Stop the process where it is."""
         if not self._paused and self.has_loaded:
-            _signal(self._process.pid, "SIGSTOP")
+            _signal(self._process, "SIGSTOP")
             self._paused = True
 
     def resume(self) -> None:
         """Let it go on."""
         if self._paused:
-            _signal(self._process.pid, "SIGCONT")
+            _signal(self._process, "SIGCONT")
             self._paused = False
 
     def end(self) -> None:

@@ -59,6 +59,24 @@ def _networks() -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: (case.op, case.spec.flops, str(case))))
 
 
+SCALING = "scaling"
+BASE = ConvSpec(32, 32, 32, 32, 32, (3, 3))
+"""Around which one parameter at a time is varied."""
+SWEEPS: Mapping[str, Mapping[int, ConvSpec]] = {
+    "batch": {n: replace(BASE, batch=n) for n in (1, 2, 4, 8, 16, 32, 64, 128)},
+    "image side": {n: replace(BASE, height=n, width=n) for n in (4, 8, 16, 32, 64, 128)},
+    "channels and filters": {n: replace(BASE, channels=n, filters=n) for n in (4, 8, 16, 32, 64, 128)},
+    "kernel side": {n: replace(BASE, kernel=(n, n)) for n in (1, 3, 5, 7, 9, 11)},
+}
+"""The convolutions of the suite ``scaling``, by parameter and its value."""
+
+
+def _scaling() -> tuple[Case, ...]:
+    """Every distinct convolution of the sweeps, small ones first."""
+    cases = {Case("conv2d", spec) for sweep in SWEEPS.values() for spec in sweep.values()}
+    return tuple(sorted(cases, key=lambda case: (case.spec.flops, str(case))))
+
+
 def _awkward() -> tuple[Case, ...]:
     """The shapes in which kernels go wrong."""
     return tuple(parse_case(f"{op}:{text}") for op, texts in SHAPES.items() for text in texts.values())
@@ -70,6 +88,7 @@ SUITES: Mapping[str, Callable[[], Suite]] = {
     "paper-large-kernels": lambda: Suite("paper-large-kernels", _grid(range(3, 20, 2))),
     "networks": lambda: Suite("networks", _networks()),
     "awkward": lambda: Suite("awkward", _awkward()),
+    SCALING: lambda: Suite(SCALING, _scaling(), budget_s=1.0),
 }
 
 

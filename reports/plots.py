@@ -36,7 +36,7 @@ _GRID = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Style:
+class Style:
     """How an implementation looks in every figure of a run."""
 
     colour: str
@@ -83,8 +83,8 @@ def times(run: Run, rows: Iterable[Row], op: str, direction: str, with_published
     rows = timed(rows)
     frame = _panels(rows, op, direction)
     if is_grid(rows, op, direction):
-        return _curves(run, frame, _styles(rows, op), with_published)
-    return _dots(run, frame, _styles(rows, op))
+        return _curves(run, frame, styles(rows, op), with_published)
+    return _dots(run, frame, styles(rows, op))
 
 
 def is_grid(rows: Iterable[Row], op: str, direction: str) -> bool:
@@ -105,7 +105,7 @@ def winners(run: Run, rows: Iterable[Row], op: str, direction: str) -> Figure:
     block_of = {case: block for (*key, case), block in blocks(rows).items() if key == [op, direction]}
     order_of = {case: ranking({row.implementation: row.samples_s for row in block}) for case, block in block_of.items()}
     panels, lines, sides = _sorted(cells["row"]), _sorted(cells["column"]), sorted(cells["x"].unique())
-    style_of = _styles(rows, op)
+    style_of = styles(rows, op)
     figure, axes = _figure(1, len(panels), 0.62 * len(sides) + 0.3, 0.36 * len(lines) + 0.4, left=2.0)
     for axis, panel in zip(axes[0], panels, strict=True):
         axis.set(xlim=(-0.5, len(sides) - 0.5), ylim=(len(lines) - 0.5, -0.5), title=panel)
@@ -139,7 +139,7 @@ def save(figure: Figure, path: Path, all_colours: bool = False) -> None:
         image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def _curves(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style], with_published: bool) -> Figure:
+def _curves(run: Run, frame: pd.DataFrame, style_of: Mapping[str, Style], with_published: bool) -> Figure:
     names = [name for name in style_of if name in set(frame["implementation"])]
     theirs = _published(frame if with_published else frame[:0])
     panels, columns = _sorted(frame["row"]), _sorted(frame["column"])
@@ -163,14 +163,14 @@ def _curves(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style], with_
             axis.set_xlabel(_LAYOUTS[frame["op"].iloc[0]].x_label)
     axes[0, 0].set_xticks(sides, [str(side) for side in sides])
     axes[0, 0].minorticks_off()
-    handles = _handles({name: style_of[name] for name in names})
+    handles = legend_of({name: style_of[name] for name in names})
     doubly = [name for name in names if name in set(theirs["implementation"])]
     handles += [Line2D([], [], ls=":", color=style_of[name].colour, label=f"{name} *") for name in doubly]
     notes = published.CONTENTS if len(theirs) else ()
     return _finish(figure, run, frame, "time of a call; bands: 95 % interval of the median", handles, notes)
 
 
-def _dots(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style]) -> Figure:
+def _dots(run: Run, frame: pd.DataFrame, style_of: Mapping[str, Style]) -> Figure:
     names = [name for name in style_of if name in set(frame["implementation"])]
     cases = list(dict.fromkeys(frame["case"]))
     figure, axes = _figure(1, 1, 7.5, len(cases) * (0.08 * len(names) + 0.1), left=2.6)
@@ -187,7 +187,7 @@ def _dots(run: Run, frame: pd.DataFrame, style_of: Mapping[str, _Style]) -> Figu
     axis.tick_params(axis="y", which="both", length=0)
     axis.grid(axis="y", which="minor", color="#BBBBBB", lw=0.6)
     axis.grid(axis="x", color="#DDDDDD", lw=0.5)
-    handles = _handles({name: style_of[name] for name in names})
+    handles = legend_of({name: style_of[name] for name in names})
     return _finish(figure, run, frame, "time of a call; bars: 95 % interval of the median", handles)
 
 
@@ -225,17 +225,18 @@ def _sorted(texts: Iterable[str]) -> list[str]:
     return sorted(set(texts), key=lambda text: ([int(digits) for digits in re.findall(r"\d+", text)], text))
 
 
-def _styles(rows: Iterable[Row], op: str) -> dict[str, _Style]:
+def styles(rows: Iterable[Row], op: str) -> dict[str, Style]:
     """A colour, a marker and a line for each name, the same in every direction; competitors grey and dashed."""
     found = sorted({(row.competitor, row.implementation) for row in rows if row.op == op})
     ours = [name for is_competitor, name in found if not is_competitor]
     theirs = [name for is_competitor, name in found if is_competitor]
     styles = zip(ours, cycle(OURS), cycle(_MARKERS), cycle("-"))
-    dashed = zip(theirs, cycle(COMPETITORS), cycle("xP*"), cycle(("--",)))
-    return {name: _Style(*look) for name, *look in chain(styles, dashed)}
+    dashed = zip(theirs, cycle(COMPETITORS), cycle("xP*1"), cycle(("--", "--", "--", "-.")))
+    return {name: Style(*look) for name, *look in chain(styles, dashed)}
 
 
-def _handles(style_of: Mapping[str, _Style]) -> list[Line2D]:
+def legend_of(style_of: Mapping[str, Style]) -> list[Line2D]:
+    """A line of the legend for each name."""
     return [
         Line2D([], [], color=style.colour, marker=style.marker, ls=style.dash, ms=4, label=name)
         for name, style in style_of.items()

@@ -17,6 +17,12 @@ from impls.conv2d._register_tiles import LANES, TILES, blocks, multiply
 from impls.numba_setup import numba
 from impls.specs import DIRECTIONS, FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
 
+ALONG_SAMPLES = (
+    *(f"{batch}x4x3x5,k5x3,f{LANES}" for batch in (8, 9, 16, 17, 29, 33)),
+    *(f"{batch}x3x3x4,k3x3,f40" for batch in (41, 57)),
+    *(f"19x5x4x6,{rest}" for rest in ("k5x5,f32,s2x1", "k7x5,f64,d1x2", "k3x5,f96,g3", "k7x4,f64,p1:4:2:2")),
+)
+NO_TAP = ("19x3x4x2,k2x2,f16,p0:1:5:4", "19x3x3x2,k2x2,f20,p5:4:0:1")
 COVERED = {
     "every width up to two tiles": [
         f"1x1x{width}x2,k1x3,f{LANES + 1}" for width in (1, 2, 3, 4, 5, 7, 8, 13, 14, 17, 29)
@@ -26,11 +32,13 @@ COVERED = {
     "neighbouring columns, strided": [f"2x5x{width}x3,k2x3,f3,s1x2" for width in (15, 32)],
     "several rows of taps in a tile": ["2x9x9x1,k5x5,f8", "2x9x9x1,k7x7,f32", "2x9x9x1,k9x9,f16", "2x9x9x3,k3x3,f32"],
     "several samples and several blocks": ["9x33x33x2,k3x3,f4", "41x7x7x3,k3x3,f18", "2x70x40x5,k4x3,f9,s2x1,valid"],
-    "one pixel of several samples": [f"{batch}x4x3x5,k5x3,f{LANES}" for batch in (7, 8, 9, 16, 17, 29, 33)],
-    "samples, whatever the axes": [
-        f"19x5x4x6,{rest}" for rest in ("k3x3,f20,s2x1", "k3x3,f9,d2x2", "k3x5,f36,g3", "k7x2,f3,p1:4:0:1", "k1x1,f70")
+    "one pixel of several samples": ALONG_SAMPLES,
+    "pixels that no tap meets, of several samples": NO_TAP,
+    "columns that a tap leaves out": [
+        "3x9x9x20,k3x3,f20,s2x2,p1:1:1:1",
+        "4x4x4x6,k3x3,f16,d3x3",
+        "4x5x5x24,k5x5,f32,g8",
     ],
-    "pixels that no tap meets, of several samples": ["19x3x4x2,k2x2,f20,p5:4:0:1"],
     "lines that meet only padding": ["1x3x4x2,k2x2,f3,p5:4:0:1", "1x3x4x2,k2x2,f3,s3x1,p4:5:0:1"],
     "more channels than a strip should hold": ["1x5x6x1500,k3x3,f3"],
 }
@@ -66,12 +74,22 @@ def test_few_filters_take_the_columns_beside_them_into_their_vectors():
     assert layouts[64].neighbours == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("32x4x4x16,k7x7,f16", 1), ("32x64x64x16,k3x3,f16", 0), ("2x4x4x16,k7x7,f16", 0)]
-)
-def test_tiles_hold_samples_where_images_are_small_and_samples_many(text, expected):
+@pytest.mark.parametrize("text", ALONG_SAMPLES)
+def test_tiles_hold_samples_where_images_are_small_and_samples_many(text):
+    assert blocked.cut(problems(parse("conv2d", text), FORWARD)[0], FORWARD)[0].along_samples
+
+
+@pytest.mark.parametrize("text", ["32x64x64x16,k3x3,f16", f"{blocked.LEAST_SAMPLES - 1}x4x4x16,k7x7,f16"])
+def test_tiles_hold_rows_where_images_are_large_or_samples_few(text):
     for direction in (FORWARD, GRAD_INPUT):
-        assert blocked.cut(problems(parse("conv2d", text), direction)[0], direction)[0].along_samples == expected
+        assert not blocked.cut(problems(parse("conv2d", text), direction)[0], direction)[0].along_samples
+
+
+@pytest.mark.parametrize("text", NO_TAP)
+def test_a_pixel_that_no_tap_meets_has_a_place_in_padding_alone(text):
+    (problem,) = problems(parse("conv2d", text), FORWARD)
+    cost, _ = blocked.covered_by_samples(problem, blocked.LEAST_SAMPLES)
+    assert cost == float("inf")
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -98,6 +98,25 @@ def test_nobody_is_waited_for_beyond_the_deadline_and_that_is_no_fault(monkeypat
     assert asked == ([pytest.approx(min(left, 60.0), abs=1)] if left > 0 else [])
 
 
+def test_what_was_timed_when_the_deadline_comes_is_kept(monkeypatch):
+    """Its worker is looked at once more, after the deadline."""
+    with Session(threads=1) as made:
+        ask = made._pool.ask
+
+        def last_sample(op, name, do, seconds, **values):
+            answer = ask(op, name, do, seconds, **values)
+            if do == "sample":
+                made.deadline = measure.timing.CLOCK()
+            return answer
+
+        monkeypatch.setattr(made._pool, "ask", last_sample)
+        made.effort = measure.Effort(calibrations=0, min_rounds=1)
+        (row,) = made.run(DENSE, "forward", ("numpy",), budget_s=5)
+    assert row.stop == "budget"
+    assert len(row.samples_s) == 1
+    assert row.status in ("OK", "NOISY")
+
+
 def test_less_effort_is_fewer_rounds_and_shorter_samples(session, monkeypatch):
     monkeypatch.setattr(measure, "_leave_out_slow", lambda contenders, budget_s: None)
     found = []

@@ -54,6 +54,22 @@ def test_several_blocks_of_sums_bands_and_strips_are_right_on_all_threads(direct
     assert judgement.is_right, f"{judgement.bounds:.3g} bounds: {judgement.where}"
 
 
+@pytest.mark.parametrize("sums", [numba_jit.DEPTH, 2 * numba_jit.DEPTH + 1])
+def test_what_is_asked_for_is_the_strip_that_comes_next_and_nothing_beyond_the_last(sums):
+    """Of two groups of strips; none where all weights stay in a cache."""
+    columns = numba_jit.ASKED // (4 * sums) + WIDTH // 2
+    p = numba_jit.product(DenseSpec(7, sums, columns), FORWARD, 1)
+    for left, right in ((0, 4 * WIDTH), (4 * WIDTH, columns)):
+        strips = [(k, j) for k in range(0, sums, numba_jit.DEPTH) for j in range(left, right, WIDTH)]
+        for (k, j), after in zip(strips, [*strips[1:], None], strict=True):
+            width, following = min(WIDTH, right - j), k + min(numba_jit.DEPTH, sums - k)
+            ahead = numba_jit.distance.py_func(p, following, j, width, left, right)
+            then = after or (k, j)
+            assert k * columns + j + ahead == then[0] * columns + then[1]
+    few = numba_jit.product(DenseSpec(7, sums, 4 * WIDTH), FORWARD, 1)
+    assert numba_jit.distance.py_func(few, 0, 0, WIDTH, 0, 4 * WIDTH) == 0
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba has one thread here")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("spec", SPECS, ids=str)

@@ -90,6 +90,21 @@ def test_workers_that_are_ended_from_another_thread_are_a_failure_of_the_one_who
     assert "signal 9" in answers["fake_hanging"]["reason"]
 
 
+def test_a_worker_that_has_ended_is_sent_no_signal_since_its_number_may_be_anothers_by_now(monkeypatch):
+    sent = []
+    with Pool(threads=1) as made:
+        made.start([("dense", "numpy")])
+        worker = made._workers["numpy"]
+        monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
+        worker.resume()
+        monkeypatch.undo()
+        os.kill(worker.pid, signal.SIGCONT)
+        worker.kill()
+        monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
+        worker.pause()
+        assert sent == [(worker.pid, signal.SIGCONT)]
+
+
 @pytest.mark.parametrize(
     ("body", "seconds", "failure"),
     [

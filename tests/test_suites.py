@@ -36,6 +36,12 @@ def test_the_quick_suite_covers_every_operation():
     assert len(suite.cases) == 12
 
 
+def test_the_scaling_suite_varies_one_parameter_at_a_time_and_has_no_case_twice():
+    specs = [case.spec for case in suites.load("scaling").cases]
+    assert len(set(specs)) == len(specs) == sum(map(len, suites.SWEEPS.values())) - len(suites.SWEEPS) + 1
+    assert all(suites.BASE in sweep.values() for sweep in suites.SWEEPS.values())
+
+
 def test_a_file_of_cases_is_a_suite(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("# two layers\nconv2d:1x4x4x1,k3x3,f2  # the first\n\ndense:2x3,u4\n")
@@ -63,7 +69,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_an_unknown_suite_names_the_known_ones():
-    with pytest.raises(SpecError, match="quick, paper, paper-large-kernels, networks, awkward"):
+    with pytest.raises(SpecError, match="quick, paper, paper-large-kernels, networks, awkward, scaling"):
         suites.load("nonsense")
 
 

@@ -7,7 +7,8 @@ row overlaps the one before, so that there is no remainder. The weight gradient 
 instead: its tiles hold taps and channels by filters, and it reads dy as it lies. Rows of taps on padding are left out.
 
 On small images much of that would be padding, and rows are shorter than a tile. There a tile holds the same pixel of
-several samples instead: every pixel sums over just those taps that meet the image.
+several samples instead: every pixel sums over just those taps that meet the image. (A weight that is not finite makes
+NaN of a padding's zero only where a tile reads that padding.)
 
 Where a vector holds several times the filters there are, it takes the filters of neighbouring columns as well, which
 lie beside each other in the output: one problem with more filters and ``stride`` more taps for each column. Weights
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from impls.contract import DIRECT, FLOAT32, Implementation, Plan, float32_only
+from impls.contract import ALIGNMENT, DIRECT, FLOAT32, Implementation, Plan, float32_only
 from impls.conv2d._correlation import (
     MOST_BYTES,
     SMALLEST,
@@ -48,6 +49,8 @@ STRIP_BYTES = 256 << 10
 """Of a strip of more than one row: a quarter of a second-level cache."""
 SAMPLES_BYTES = 512 << 10
 """Of a strip of whole samples, through which every pixel's tile goes again: half of a second-level cache."""
+LINE = ALIGNMENT // ITEMSIZE[FLOAT32]
+"""Floats of a line of a cache."""
 LEAST_SAMPLES = 8
 """Of such a strip: tiles of fewer rows read the weights from the second-level cache too often."""
 WORTH = 0.95
@@ -142,7 +145,7 @@ def taps_that_meet(axis: Axis) -> np.ndarray:
 def line_step(problem: Problem) -> int:
     """Floats from one sample of a strip to the next: an odd number of lines, or samples share few sets of a cache."""
     floats = problem.rows.side * problem.columns.side * problem.groups * problem.inner
-    return (-(-floats // LANES) | 1) * LANES
+    return (-(-floats // LINE) | 1) * LINE
 
 
 def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarray]:
@@ -150,9 +153,12 @@ def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarra
 
     The last block overlaps the one before. Infinite where some result meets no tap, or where samples are too large.
     """
+    nothing = inf, np.empty((0, 5), np.int64)
+    if ITEMSIZE[FLOAT32] * samples * line_step(problem) > SAMPLES_BYTES:
+        return nothing
     taps = [taps_that_meet(axis) for axis in (problem.rows, problem.columns)]
-    if min(map(min, taps)) == 0 or ITEMSIZE[FLOAT32] * samples * line_step(problem) > SAMPLES_BYTES:
-        return inf, np.empty((0, 5), np.int64)
+    if min(map(min, taps)) == 0:
+        return nothing
     each = -(-problem.batch // samples) * taps[1].sum() / problem.batch
 
     def steps(tile):
@@ -166,7 +172,7 @@ def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
     side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
     cost, chosen = covered(problem, side, direction)
     if direction != GRAD_WEIGHTS:
-        most = max(LEAST_SAMPLES, problem.batch // 2)  # two blocks, for two threads
+        most = max(LEAST_SAMPLES, problem.batch // numba.get_num_threads())  # a block for each thread
         several = {t.rows for t in TILES if t.columns == 1 and LEAST_SAMPLES <= t.rows <= min(most, problem.batch)}
         found = {samples: covered_by_samples(problem, samples) for samples in several}
         samples = min(found, key=lambda samples: (found[samples][0], -samples), default=0)
@@ -317,11 +323,21 @@ def taps_inside(axis, result):
 
 
 @njit
+def walk_of(index, record):
+    """(first sample in the strip, column, first tap, past the last one) of tiles along samples, or along a row."""
+    problem = record[0]
+    if problem.along_samples:
+        first, end = taps_inside(problem.columns, index)
+        return np.int64(0), index, first, end
+    return index, np.int64(0), np.int64(0), problem.taps
+
+
+@njit
 def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, out):
     """One worker's share of the blocks in ``correlate``."""
     problem = record[0]
     rows, columns, inner, outer = problem.rows, problem.columns, problem.inner, problem.outer
-    side, taps, width = problem.neighbours, problem.taps, problem.width
+    side, width = problem.neighbours, problem.width
     channels, outputs = problem.groups * inner, problem.groups * outer
     pitch = problem.strip_columns * channels
     strip = strips[worker]
@@ -330,41 +346,40 @@ def correlate_share(worker, x, w, bias, relu, record, chosen, packed, strips, ou
         weights, group_step, b2 = np.int64(w.ctypes.data) + 4 * b_first, outer, outputs
         b0 = w.shape[1] * inner * outputs
     else:
-        weights, group_step, b2 = np.int64(packed.ctypes.data), rows.taps * taps * inner * width, width
-        b0 = taps * inner * width
+        weights, group_step, b2 = np.int64(packed.ctypes.data), rows.taps * problem.taps * inner * width, width
+        b0 = problem.taps * inner * width
     if problem.along_samples:
-        a_step, out_step, top, left = problem.sample, out.shape[1] * out.shape[2] * outputs, rows.pad, columns.pad
-    else:
-        a_step, out_step, top, left = columns.stride * channels, columns.out_step * outputs, np.int64(0), np.int64(0)
+        a_step, out_step = problem.sample, out.shape[1] * out.shape[2] * outputs
+        above, before = rows.pad, columns.pad
+    else:  # the strip holds the padding
+        a_step, out_step = columns.stride * channels, columns.out_step * outputs
+        above = before = np.int64(0)
     floor = np.float32(0 if relu else -np.inf)
-    none = np.int64(0)  # a literal is a type of its own: the 1 below, on purpose, has small tiles run 1.5 times as fast
+    none = np.int64(0)  # a literal is a type of its own: only the last step of a is one, small tiles run faster by half
     total, workers = count_blocks(record), len(strips)
     for block in range(worker * total // workers, (worker + 1) * total // workers):
         sample, samples, line, lines = place_of(block, record)
         lay_out(x, sample, samples, line, lines, record, strip)
-        apart, along = (columns.out, samples) if problem.along_samples else (samples, columns.out)
+        walks, length = (columns.out, samples) if problem.along_samples else (samples, columns.out)
         for group in range(problem.groups):
             for k in range(len(chosen)):
                 first, tile, tile_rows, _, last = chosen[k]
                 reach = tile_rows * side
                 b = weights + 4 * (group * group_step + first)
                 start = bias.ctypes.data + 4 * (group * width + first)
-                for each in range(apart):
-                    n, column, t, past = each, np.int64(0), np.int64(0), taps
-                    if problem.along_samples:
-                        n, column = np.int64(0), each
-                        t, past = taps_inside(columns, column)
+                for index in range(walks):
+                    n, column, t, past = walk_of(index, record)
                     runs, run = (1, (past - t) * inner) if problem.runs == 1 else (past - t, inner)
-                    a_column = (column * columns.stride + t * columns.dilation - left) * channels + group * inner
+                    a_column = (column * columns.stride + t * columns.dilation - before) * channels + group * inner
                     out_column = columns.out_first + column * columns.out_step
                     for i in range(lines):
                         s, end = taps_inside(rows, line + i)
-                        a = n * problem.sample + (i * rows.stride + s * rows.dilation - top) * pitch + a_column
+                        a = n * problem.sample + (i * rows.stride + s * rows.dilation - above) * pitch + a_column
                         h = rows.out_first + (line + i) * rows.out_step
                         pixel = ((sample + n) * out.shape[1] + h) * out.shape[2] + out_column
                         y = pixel * outputs + group * outer + first
-                        for step in range(-(-along // reach)):
-                            j = min(step * reach, along - reach)
+                        for step in range(-(-length // reach)):
+                            j = min(step * reach, length - reach)
                             multiply(
                                 tile, strip.ctypes.data + 4 * (a + j * a_step), side * a_step,
                                 rows.dilation * pitch, columns.dilation * channels, 1,
@@ -483,7 +498,7 @@ def accumulate_share(worker, x, dy, record, chosen, sums, lines_sums, strips):
                             left, right = np.int64(0), columns.out
                             if problem.neighbours == 1:
                                 tap = t + c // inner  # one of the two is 0
-                                taps = min((c + along - 1) // inner, columns.taps - 1) - c // inner + 1
+                                taps = (min(c + along, problem.run) - 1) // inner - c // inner + 1
                                 left, right = inside(columns, tap, taps, 0, columns.out)
                             if left >= right:
                                 continue
@@ -582,7 +597,8 @@ class NumbaJitBlocked(Plan):
 
     @classmethod
     def scratch_bytes(cls, spec, directions):
-        """The more of what this batch needs and an unbounded one would: tiles along samples are as many as fit."""
+        """The more of what this batch needs and an unbounded one would: how many samples a tile holds is chosen for the
+        batch, and a larger batch may need less."""
         needs = [
             bytes_of(cls._shapes(problem._replace(batch=batch), direction))
             for direction in directions

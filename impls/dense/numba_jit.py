@@ -94,19 +94,19 @@ def product(spec: DenseSpec, direction: str, parts: int) -> Product:
     return Product(rows, columns, sums, int(a_lies_turned), int(b_lies_turned), int(relu), bands, groups)
 
 
-def _ladder(vectors, asks=0):
+def _ladder(vectors, asks=False):
     """Compiled: all rows of a strip of so many vectors, in tiles of falling height.
 
     ``factors``: addresses a, b; strides of a's rows and sums, of b's sums; the number of sums; ahead. ``results``:
-    addresses start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values. If
-    ``asks``, the b that lies ``ahead`` values on is asked for: by tiles of the most rows a vector each, in turn, by
-    others all of it.
+    addresses start, out; strides of their rows; lanes of the last vector. Addresses in bytes, strides in values. If it
+    ``asks``, the b that lies ``ahead`` values on is fetched: tiles of the most rows ask for a vector each, in turn,
+    others for all of it.
     """
     climb = None
     for height in (1, 2, 4):
-        climb = _rung(contraction(Tile(height, 1, vectors, LANES, asks * vectors)), height, 1, climb)
+        climb = _rung(contraction(Tile(height, 1, vectors, LANES, vectors if asks else 0)), height, 1, climb)
     most = min(MOST_ROWS, SUMS // vectors)
-    return _rung(contraction(Tile(most, 1, vectors, LANES, asks)), most, vectors, climb)
+    return _rung(contraction(Tile(most, 1, vectors, LANES, int(asks))), most, vectors, climb)
 
 
 def _rung(tile, height, turns, rest):
@@ -144,16 +144,16 @@ def _choice(vectors, ladder, others):
 
 
 def _asking(ladder, others):
-    """Compiled: the ladder of the widest strips if anything is ahead, or one of the others."""
+    """Compiled: the ladder of the widest strips that asks, if anything is ahead, or one of the others."""
 
     @njit(inline="always", cache=False)
-    def choice(wanted, rows, factors, results, floor):
+    def asking(wanted, rows, factors, results, floor):
         if wanted == VECTORS and factors[-1] > 0:
             ladder(0, rows, factors, results, floor)
         else:
             others(wanted, rows, factors, results, floor)
 
-    return choice
+    return asking
 
 
 def _strips():
@@ -161,7 +161,7 @@ def _strips():
     strip = None
     for exponent in range(VECTORS.bit_length()):
         strip = _choice(1 << exponent, _ladder(1 << exponent), strip)
-    return _asking(_ladder(VECTORS, asks=1), strip)
+    return _asking(_ladder(VECTORS, asks=True), strip)
 
 
 strip = _strips()
@@ -192,6 +192,19 @@ def dots(a, b, out):
 
 
 @njit
+def distance(p, following, j, width, left, right):
+    """From a strip of b at column j of ``left`` to ``right`` to the one that comes next, in values; 0 to ask for none.
+
+    ``following``: the first sum of the next block.
+    """
+    if BYTES * p.sums * p.columns <= ASKED:
+        return 0
+    if j + width < right:
+        return width
+    return DEPTH * p.columns - (j - left) if following < p.sums else 0
+
+
+@njit
 def block(p, a, out, others, a_row, a_step, rows, left, right):
     """A band of ``rows`` rows, from column ``left`` to ``right``, block after block of the sums.
 
@@ -213,8 +226,7 @@ def block(p, a, out, others, a_row, a_step, rows, left, right):
                 second, step, ahead = turned, WIDTH, 0
             else:
                 second, step = b + BYTES * (k * p.columns + j), p.columns
-                following = width if j + width < right else DEPTH * p.columns - (j - left)
-                ahead = following if BYTES * p.sums * p.columns > ASKED else 0
+                ahead = distance(p, k + depth, j, width, left, right)
             to = out + BYTES * j
             source, source_row = (start + BYTES * j, 0) if k == 0 else (to, p.columns)
             factors = (a + BYTES * k * a_step, second, a_row, a_step, step, depth, ahead)
