@@ -27,6 +27,8 @@ from impls.numba_setup import njit
 FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
 ROWS_PER_POINTER = 3
 """Rows of a tile that share a pointer, at 0, 1 and 2 strides from it: what an address of x86 adds and scales itself."""
+MOST_POINTERS = 8
+"""Rows for each of which there is a general register: LLVM gives them a pointer each, and that is as good."""
 
 
 class Tile(NamedTuple):
@@ -146,6 +148,15 @@ class Emitter:
     def moved(self, pointer, count):
         return self.builder.gep(pointer, [count], source_etype=FLOAT)
 
+    def opaque(self, pointer):
+        """The same pointer, of which LLVM does not know where it comes from.
+
+        Otherwise it gives a pointer to each row of a tall tile, more than there are registers, and loads most of them
+        from the stack in every step.
+        """
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return self.builder.asm(kind, "", "=r,0", [pointer], side_effect=False)
+
     def spread(self, scalar):
         return self._spread(scalar, FLOAT)
 
@@ -218,8 +229,9 @@ class Emitter:
         index = builder.phi(INDEX)
         now = [builder.phi(value.type) for value in sums]
         at = [builder.phi(pointer.type) for pointer in pointers]
-        found = body(now, at)
-        moved = [self.moved(p, steps[0] if k == 0 else steps[1]) for k, p in enumerate(at)]
+        here = [at[0], *map(self.opaque, at[1:])] if self.tile.rows > MOST_POINTERS else at
+        found = body(now, here)
+        moved = [self.moved(p, steps[0] if k == 0 else steps[1]) for k, p in enumerate(here)]
         following = builder.add(index, INDEX(1))
         end, after = builder.block, builder.append_basic_block("after")
         builder.cbranch(builder.icmp_signed("<", following, count), head, after)

@@ -18,6 +18,12 @@ pytestmark = pytest.mark.skipif(
     not llvm.get_process_triple().startswith("x86_64"), reason="LLVM has this processor's instructions alone"
 )
 
+every_tile = pytest.mark.parametrize(
+    ("size", "processor"),
+    [(size, kind) for registers, kind in ((16, HASWELL), (32, SKYLAKE)) for size in SIZES[registers]],
+    ids=str,
+)
+
 
 def assembly(tile: Tile, processor: str) -> list[str]:
     """The lines of a tile's code for a processor of x86."""
@@ -35,12 +41,8 @@ def assembly(tile: Tile, processor: str) -> list[str]:
     return machine.emit_assembly(parsed).splitlines()
 
 
-@pytest.mark.parametrize(
-    ("registers", "size", "processor"),
-    [(registers, size, kind) for registers, kind in ((16, HASWELL), (32, SKYLAKE)) for size in SIZES[registers]],
-    ids=str,
-)
-def test_all_sums_of_a_tile_stay_in_registers(registers, size, processor):
+@every_tile
+def test_all_sums_of_a_tile_stay_in_registers(size, processor):
     """None goes to the stack and back between two multiply-adds."""
     name, register, lanes = processor
     rows, columns, vectors = size
@@ -48,6 +50,16 @@ def test_all_sums_of_a_tile_stay_in_registers(registers, size, processor):
     places = [k for k, line in enumerate(lines) if "vfmadd" in line and register in line]
     assert len(places) == rows * columns * vectors
     assert [line for line in lines[places[0] : places[-1]] if register in line and "%rsp" in line] == []
+
+
+@every_tile
+def test_rows_are_reached_from_few_pointers_that_are_not_loaded_from_the_stack_one_by_one(size, processor):
+    """A step or a limit may be: two or three loads beside up to 28 multiply-adds."""
+    name, _, lanes = processor
+    lines = assembly(Tile(*size, lanes), name)
+    places = [k for k, line in enumerate(lines) if "vfmadd" in line]
+    loop = lines[places[0] : next(k for k in range(places[-1], len(lines)) if "\tj" in lines[k])]
+    assert sum("(%rsp)" in line for line in loop) <= 3
 
 
 def test_a_processor_without_fused_multiply_adds_calls_no_function_for_them():
