@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
@@ -60,6 +62,18 @@ def test_rows_are_reached_from_few_pointers_that_are_not_loaded_from_the_stack_o
     places = [k for k, line in enumerate(lines) if "vfmadd" in line]
     loop = lines[places[0] : next(k for k in range(places[-1], len(lines)) if "\tj" in lines[k])]
     assert sum("(%rsp)" in line for line in loop) <= 3
+
+
+def test_the_loop_that_the_page_about_kernels_shows_is_the_one_that_is_made():
+    """Instruction by instruction; registers are LLVM's choice."""
+    page = (Path(__file__).parents[1] / "docs" / "cpu-kernels.md").read_text(encoding="utf-8")
+    shown = page[page.index("    loop:") : page.index("jl           loop")].split("\n")[1:]
+    lines = assembly(Tile(8, 1, 2, 16), SKYLAKE[0])
+    end = max(k for k, line in enumerate(lines) if "vfmadd" in line)
+    made = lines[max(k for k in range(end) if lines[k].startswith(".LBB")) + 1 :]
+    names = [line.split()[0] for line in shown if line.strip()]
+    assert names == [line.split()[0] for line in made[: len(names)]]
+    assert names.count("vfmadd231ps") == 16
 
 
 def test_a_processor_without_fused_multiply_adds_calls_no_function_for_them():
