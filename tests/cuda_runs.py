@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.awkward import SHAPES
 from impls import registry
-from impls.contract import FFT, Implementation, Plan
+from impls.contract import FFT, GEMM, Implementation, Plan
 from impls.cuda_setup import KERNELS, Kernel, Launch
 from impls.specs import FORWARD, GRAD_WEIGHTS, OPS, Case, PoolSpec, Shape, arguments, parse_case
 
@@ -57,6 +57,8 @@ SMALL = {
 
 MOST_FLOPS = 12_000
 """Of a case here: about a second where each value is a step of Python."""
+MANY_FLOPS = 5_000
+"""Beyond so many a case is run only by those whose kernels no smaller case reaches."""
 
 CASES = {
     f"{op}: {what}": case
@@ -65,7 +67,9 @@ CASES = {
     for what, text in named.items()
     if (case := parse_case(f"{op}:{text}")).spec.flops <= MOST_FLOPS
 }
-CASES["conv2d: past a tile's edge along every axis"] = parse_case("conv2d:1x5x7x11,k3x1,f33")
+PAST_EDGES = "conv2d: past a tile's edge along every axis"
+CASES[PAST_EDGES] = parse_case("conv2d:1x5x7x11,k3x1,f33")
+"""Dear, and only tiles of a matrix product have such edges."""
 
 LOWERED = {
     "few threads": {"ENOUGH_THREADS": 1},
@@ -157,7 +161,18 @@ def _runs() -> list[Run]:
                     is_cheap = case.spec.flops <= MOST_LOWERED_FLOPS
                     low = [replace(run, lowered=which) for which in LOWERED if is_cheap]
                     found += [run, *(one for one in low if one.launches() not in ((), run.launches()))]
-    return found
+    return list(_worth_their_time(found))
+
+
+def _worth_their_time(runs: list[Run]) -> Iterator[Run]:
+    """Those of few operations, and of the others those that launch a kernel that none before launches."""
+    reached: set[str] = set()
+    for run in sorted(runs, key=lambda run: run.case.spec.flops):
+        kernels = {launch.kernel.name for launch in run.launches()}
+        has_edges = run.what == PAST_EDGES and run.record.algorithm == GEMM
+        if run.case.spec.flops <= MANY_FLOPS or has_edges or not kernels <= reached:
+            yield run
+        reached |= kernels
 
 
 RUNS = _runs()
