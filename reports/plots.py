@@ -230,9 +230,9 @@ def styles(rows: Iterable[Row], op: str) -> dict[str, Style]:
     found = sorted({(row.competitor, row.implementation) for row in rows if row.op == op})
     ours = [name for is_competitor, name in found if not is_competitor]
     theirs = [name for is_competitor, name in found if is_competitor]
-    styles = zip(ours, cycle(OURS), cycle(_MARKERS), cycle("-"))
+    solid = zip(ours, cycle(OURS), cycle(_MARKERS), cycle("-"))
     dashed = zip(theirs, cycle(COMPETITORS), cycle("xP*1"), cycle(("--", "--", "--", "-.")))
-    return {name: Style(*look) for name, *look in chain(styles, dashed)}
+    return {name: Style(*look) for name, *look in chain(solid, dashed)}
 
 
 def legend_of(style_of: Mapping[str, Style]) -> list[Line2D]:

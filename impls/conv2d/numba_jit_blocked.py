@@ -168,7 +168,10 @@ def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarra
 
 
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
-    """(layout, blocks of outputs) of a problem whose axes are seen."""
+    """(layout, blocks of outputs) of a problem whose axes are seen.
+
+    More threads get smaller blocks along samples; no bit of a result depends on that.
+    """
     side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
     cost, chosen = covered(problem, side, direction)
     if direction != GRAD_WEIGHTS:
