@@ -76,6 +76,15 @@ WAYS = [
     ("32x4x4x64,k7x7,f64", FORWARD, numpy_gemm.Dense),
     ("32x28x28x8,k1x1,f16", FORWARD, numpy_gemm.Dense),
     ("1x4x4x64,k7x7,f64", FORWARD, numpy_gemm.Windows),
+    ("32x8x8x64,k7x7,f64", FORWARD, numpy_gemm.Rows),
+    ("32x8x8x64,k7x7,f64", GRAD_WEIGHTS, numpy_gemm.Windows),
+    ("32x8x8x16,k3x3,f16", FORWARD, numpy_gemm.Windows),
+    ("32x8x8x64,k7x7,f64,d2x1", FORWARD, numpy_gemm.Windows),
+    ("32x4x4x64,k5x5,f64", FORWARD, numpy_gemm.Rows),
+    ("32x28x28x1,k5x5,f16", FORWARD, numpy_gemm.Taps),
+    ("32x28x28x1,k5x5,f16", GRAD_WEIGHTS, numpy_gemm.Taps),
+    ("32x28x28x3,k3x3,f16", FORWARD, numpy_gemm.Windows),
+    ("32x28x28x3,k3x3,f16", GRAD_WEIGHTS, numpy_gemm.Taps),
 ]
 
 
@@ -84,9 +93,30 @@ def test_the_way_of_computing_follows_the_documented_rule(text, direction, way):
     assert type(numpy_gemm.choose(parse("conv2d", text), direction)) is way
 
 
+@pytest.mark.parametrize("text", ["9x8x7x4,k5x3,f6", "9x8x7x4,k3x5,f6,s2x3,g2,relu", "9x5x4x4,k2x3,f4,p6:3:4:7"])
+@pytest.mark.parametrize("products", [1, 16, 512])
+def test_a_product_per_output_row_is_exact_whatever_its_samples(monkeypatch, text, products):
+    """Also where an output row lies on padding alone."""
+    monkeypatch.setattr(numpy_gemm, "CALL", 0)
+    monkeypatch.setattr(numpy_gemm, "dense_cost", lambda spec: np.inf)
+    monkeypatch.setattr(numpy_gemm, "ROW_PRODUCTS", products)
+    spec = parse("conv2d", text)
+    assert isinstance(numpy_gemm.choose(spec, FORWARD), numpy_gemm.Rows)
+    assert_exact("numpy_gemm", spec, FORWARD)
+    assert_exact("numpy_gemm", spec, GRAD_INPUT)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
-    "text", ["7x6x5x4,k3x3,f6", "7x6x5x4,k3x3,f6,s2x2", "7x6x5x4,k3x2,f6,d2x1,g2", "7x2x2x4,k5x5,f6"]
+    "text",
+    [
+        "7x6x5x4,k3x3,f6",
+        "7x6x5x4,k3x3,f6,s2x2",
+        "7x6x5x4,k3x2,f6,d2x1,g2",
+        "7x2x2x4,k5x5,f6",
+        "7x6x5x1,k5x3,f3,s1x2,d1x2",
+        "7x6x5x4,k3x2,f8,g4,s2x1,d2x1",
+    ],
 )
 def test_blocks_of_one_column_give_the_same_as_one_block(monkeypatch, text, direction):
     """Blocks are sized for the cache; here each is as small as it gets, then some samples with a rest."""

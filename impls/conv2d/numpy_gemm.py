@@ -1,6 +1,6 @@
 """Lower a convolution to matrix products, with NumPy alone.
 
-Three ways, chosen per problem and direction by ``choose``:
+Five ways, chosen per problem and direction by ``choose``:
 
 ``Windows`` unrolls the image along its width only: for every output column j, the pixels under the kernel's width are
 laid out as a run of *units*, one per image row, KW * C numbers each. The window of output row i is then KH units in a
@@ -8,12 +8,19 @@ row, and windows overlap in memory instead of being copied KH times (Cho and Bra
 2017). A matrix whose rows overlap is no BLAS matrix, but every KH-th window is: KH products, one per phase, in one
 call of ``matmul``. Memory: KW copies of a block of the image.
 
+``Rows`` takes the same units, but one product per output row: what lies under that row's kernel, for all samples and
+columns of a block, is a matrix with a long distance between its rows. Nothing is multiplied with padding above or
+below the image; it pays where that outweighs the calls, on small images under large kernels.
+
+``Taps`` lowers by tap of the kernel (im2col, with the taps as rows): the copies run along whole image rows where a
+kernel row of one or a few channels is but a few numbers long, and the products lie as y does.
+
 ``Dense`` writes the whole layer as one matrix from all input to all output pixels. On a tiny image under a large
 kernel that matrix holds fewer products than the windows do, most of which lie on padding. A 1x1 kernel is the same
 thing for an image of one pixel, with the weights themselves as the matrix.
 
 ``Scatter`` (input gradient with a stride) multiplies first and adds the products back, tap by tap (col2im). Without a
-stride the input gradient is a forward convolution of dy with the turned kernel, through ``Windows``.
+stride the input gradient is a forward convolution of dy with the turned kernel, by the way that suits that one.
 
 Blocks of samples bound the scratch, whatever the batch, and keep it in the cache.
 """
@@ -37,6 +44,15 @@ BLOCK_ROWS = 256
 
 LIMIT_BYTES = 16 << 20
 """The largest part of the scratch; only a single column, or image row, that needs more gets more."""
+
+ROW_PRODUCTS = 512
+"""Rows of each product of ``Rows``, where LIMIT_BYTES allows: its weights are packed anew in every call."""
+
+CALL = 1_000_000
+"""Multiply-adds in the time of one call of BLAS from Python (measured: 5 to 10 us, 100 to 150 GFLOP/s)."""
+
+SHORT_RUN = {FORWARD: 8, GRAD_WEIGHTS: 32}
+"""Numbers (channels times kernel columns) up to which a unit is too short to be copied fast: ``Taps`` instead."""
 
 DENSE_BUILD = 16
 """Products that take as long as writing one number of ``Dense``'s matrix (measured: 4 to 16 on one core)."""
@@ -276,25 +292,191 @@ class Windows(Lowering):
                     np.add(db, sum_b, out=db)
 
 
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+class Rows(Lowering):
+    """Forward: the units of ``Windows`` without padding above and below, and a product per output row; see the module.
+
+    With dilated rows a window is no run of units: not for those.
+    """
+
+    def __init__(self, spec: ConvSpec):
+        self.spec = spec
+        left, right = spec.pads[1]
+        _, out_h, out_w, filters = spec.y_shape
+        self.unit = spec.kernel[1] * spec.channels // spec.groups
+        sample = out_w * spec.height * self.unit * spec.groups * ITEMSIZE[spec.dtype]
+        largest = max(1, min(-(-ROW_PRODUCTS // out_w), LIMIT_BYTES // sample))
+        self.samples = next(pieces(spec.batch, largest)).stop
+        self.parts = {
+            "image": (self.samples, spec.height, spec.width + left + right, spec.channels),
+            "units": (spec.groups * self.samples * out_w * spec.height * self.unit,),
+            "rows": (out_h * self.samples * out_w * filters,),
+            "bias": (out_w, filters),
+        }
+
+    def place(self, arrays):
+        super().place(arrays)
+        self.views = {
+            samples.stop - samples.start: self._views(samples.stop - samples.start)
+            for samples in pieces(self.spec.batch, self.samples)
+        }
+
+    def _views(self, samples: int) -> tuple[np.ndarray, ...]:
+        """(where samples go in the image, the image in the order of units, units, products, products by row of y)."""
+        spec = self.spec
+        groups, c, f = spec.groups, spec.channels // spec.groups, spec.filters // spec.groups
+        left, _ = spec.pads[1]
+        (_, kw), (_, sw), (_, dw) = spec.kernel, spec.stride, spec.dilation
+        _, out_h, out_w, filters = spec.y_shape
+        image = self.scratch["image"][:samples]
+        line = image.shape[2] * spec.channels
+        source = view(
+            image,
+            (groups, samples, out_w, spec.height, kw, c),
+            (c, spec.height * line, sw * spec.channels, line, dw * spec.channels, 1),
+        )
+        units = self.scratch["units"][: source.size].reshape(source.shape)
+        rows = self.scratch["rows"][: out_h * samples * out_w * filters]
+        products = rows.reshape(out_h, samples * out_w, groups, f).transpose(0, 2, 1, 3)
+        return image[:, :, left : left + spec.width], source, units, rows, products
+
+    def forward(self, x, w, b, out):
+        """For every output row: the units under it times the kernel rows that meet the image."""
+        spec = self.spec
+        _, out_h, out_w, filters = spec.y_shape
+        matrices = by_group(spec, w)
+        bias = None if b is None else tile(b, self.scratch["bias"])
+        self.scratch["image"].fill(0)
+        for samples in pieces(spec.batch, self.samples):
+            interior, source, units, rows, products = self.views[samples.stop - samples.start]
+            np.copyto(interior, x[samples])
+            np.copyto(units, source)
+            windows = units.reshape(spec.groups, -1, spec.height * self.unit)
+            for i, product in enumerate(products):
+                first, start, stop = met(spec, i)
+                under = windows[:, :, first * self.unit : (first + stop - start) * self.unit]
+                np.matmul(under, matrices[:, start * self.unit : stop * self.unit], out=product)
+            finish(rows.reshape(-1, out_w * filters), bias, spec)
+            np.copyto(out[samples], rows.reshape(out_h, -1, out_w, filters).transpose(1, 0, 2, 3))
+
+
+def met(spec: ConvSpec, i: int) -> tuple[int, int, int]:
+    """(first image row, first kernel row, end of the kernel rows) where output row i meets the image; no dilation."""
+    row = i * spec.stride[0] - spec.pads[0][0]
+    start = min(max(0, -row), spec.kernel[0])
+    return row + start, start, max(start, min(spec.kernel[0], spec.height - row))
+
+
+# -- taps -------------------------------------------------------------------------------------------------------------
+
+
+class Taps(Lowering):
+    """Forward and gradient of the weights: a matrix with a row for each tap of the kernel and a column for each pixel.
+
+    Image and matrix lie by channel, so that copies run along the width. Products are pixels in the order of y.
+    """
+
+    def __init__(self, spec: ConvSpec, direction: str):
+        self.spec = spec
+        (top, bottom), (left, right) = spec.pads
+        _, out_h, out_w, filters = spec.y_shape
+        sample = math.prod(spec.kernel) * spec.channels * out_h * out_w
+        fitting = max(1, BLOCK_BYTES // (sample * ITEMSIZE[spec.dtype]))
+        self.samples = next(pieces(spec.batch, fitting)).stop
+        self.parts = {
+            "image": (spec.channels, self.samples, spec.height + top + bottom, spec.width + left + right),
+            "taps": (self.samples * sample,),
+        }
+        if direction == GRAD_WEIGHTS:
+            self.parts |= {"ones": (1, self.samples * out_h * out_w), "dw": spec.w_shape, "db": (filters,)}
+        else:
+            self.parts |= {"bias": (out_w, filters)}
+
+    def place(self, arrays):
+        super().place(arrays)
+        self.views = {
+            samples.stop - samples.start: self._views(samples.stop - samples.start)
+            for samples in pieces(self.spec.batch, self.samples)
+        }
+
+    def _views(self, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(where samples go in the image, the image in the order of taps, taps)."""
+        spec = self.spec
+        (top, _), (left, _) = spec.pads
+        (kh, kw), (sh, sw), (dh, dw) = spec.kernel, spec.stride, spec.dilation
+        _, out_h, out_w, _ = spec.y_shape
+        image = self.scratch["image"]
+        _, most, rows, line = image.shape
+        plane, c = most * rows * line, spec.channels // spec.groups
+        source = view(
+            image,
+            (spec.groups, kh, kw, c, samples, out_h, out_w),
+            (c * plane, dh * line, dw, plane, rows * line, sh * line, sw),
+        )
+        taps = self.scratch["taps"][: source.size].reshape(source.shape)
+        return image[:, :samples, top : top + spec.height, left : left + spec.width], source, taps
+
+    def _lowered(self, x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Every block of samples with its matrix (G, KH * KW * C / G, pixels)."""
+        self.scratch["image"].fill(0)
+        for samples in pieces(self.spec.batch, self.samples):
+            interior, source, taps = self.views[samples.stop - samples.start]
+            np.copyto(interior, x[samples].transpose(3, 0, 1, 2))
+            np.copyto(taps, source)
+            yield samples, taps.reshape(self.spec.groups, self.spec.terms, -1)
+
+    def _by_group(self, y: np.ndarray) -> np.ndarray:
+        """Rows of pixels of some samples of y or dy, a view (G, pixels, F / G)."""
+        groups = self.spec.groups
+        return y.reshape(-1, groups, self.spec.filters // groups).transpose(1, 0, 2)
+
+    def forward(self, x, w, b, out):
+        """The transposed matrix times the kernel, right into ``out``."""
+        matrices, row = by_group(self.spec, w), self.spec.y_shape[2] * self.spec.filters
+        bias = None if b is None else tile(b, self.scratch["bias"])
+        for samples, taps in self._lowered(x):
+            np.matmul(taps.transpose(0, 2, 1), matrices, out=self._by_group(out[samples]))
+            finish(out[samples].reshape(-1, row), bias, self.spec)
+
+    def grad_weights(self, x, dy, dw, db):
+        """The matrix times dy, summed over blocks."""
+        ones = self.scratch["ones"]
+        ones.fill(1)
+        for number, (samples, taps) in enumerate(self._lowered(x)):
+            sum_w, sum_b = (dw, db) if number == 0 else (self.scratch["dw"], self.scratch["db"])
+            np.matmul(taps, self._by_group(dy[samples]), out=by_group(self.spec, sum_w))
+            if db is not None:
+                sum_rows(ones, dy[samples].reshape(-1, self.spec.filters), sum_b)
+            if number:
+                np.add(dw, sum_w, out=dw)
+                if db is not None:
+                    np.add(db, sum_b, out=db)
+
+
+# -- turned -----------------------------------------------------------------------------------------------------------
+
+
 class Turned(Lowering):
     """Input gradient without a stride: a forward convolution of dy with the kernel turned by half a turn."""
 
     def __init__(self, spec: ConvSpec):
         self.spec = spec
-        self.windows = Windows(turned(spec), FORWARD)
+        self.inner = choose(turned(spec), FORWARD)
         kh, kw = spec.kernel
-        self.parts = self.windows.parts | {"turned": (kh, kw, spec.filters // spec.groups, spec.channels)}
+        self.parts = self.inner.parts | {"turned": (kh, kw, spec.filters // spec.groups, spec.channels)}
 
     def place(self, arrays):
         super().place(arrays)
-        self.windows.place(arrays)
+        self.inner.place(arrays)
 
     def grad_input(self, dy, w, dx):
         """Turn the weights, exchange channels and filters, convolve."""
         (kh, kw, c, _), groups, w_turned = w.shape, self.spec.groups, self.scratch["turned"]
         half_turn = w.reshape(kh, kw, c, groups, -1)[::-1, ::-1]
         np.copyto(w_turned.reshape(kh, kw, -1, groups, c), half_turn.transpose(0, 1, 4, 3, 2))
-        self.windows.forward(dy, w_turned, None, dx)
+        self.inner.forward(dy, w_turned, None, dx)
 
 
 def turned(spec: ConvSpec) -> ConvSpec:
@@ -470,28 +652,46 @@ class Dense(Lowering):
 # -- choice -----------------------------------------------------------------------------------------------------------
 
 
-def dense_pays(spec: ConvSpec) -> bool:
-    """Whether one matrix for the whole image costs fewer products, with its making, than windows and their padding."""
-    if spec.groups > 1:
-        return False
-    if is_pointwise(spec):
-        return True
+def dense_cost(spec: ConvSpec) -> float:
+    """Multiply-adds of ``Dense``, and the time its matrix takes in multiply-adds; infinite where it is not offered."""
+    if is_pointwise(spec) and spec.groups == 1:
+        return 0
     _, out_h, out_w, filters = spec.y_shape
-    pixels = spec.height * spec.width
-    size = pixels * spec.channels * out_h * out_w * filters * ITEMSIZE[spec.dtype]
-    dense = pixels * out_h * out_w * (spec.batch + DENSE_BUILD)
-    windows = math.prod(spec.kernel) * (out_h + max(spec.pads[0])) * out_w * spec.batch
-    return size <= LIMIT_BYTES and dense <= windows
+    size = spec.height * spec.width * spec.channels * out_h * out_w * filters
+    offered = spec.groups == 1 and size * ITEMSIZE[spec.dtype] <= LIMIT_BYTES
+    return size * (spec.batch + DENSE_BUILD) if offered else math.inf
+
+
+def cost_per_row(spec: ConvSpec) -> int:
+    """Multiply-adds for one row of the kernel under one row of every output image."""
+    return spec.batch * spec.y_shape[2] * spec.kernel[1] * spec.channels * spec.filters // spec.groups
+
+
+def windows_cost(spec: ConvSpec) -> float:
+    """Multiply-adds of ``Windows`` (forward), with those of padding and of windows that are dropped."""
+    return cost_per_row(spec) * spec.kernel[0] * (spec.y_shape[1] + max(spec.pads[0]))
+
+
+def rows_cost(spec: ConvSpec) -> float:
+    """Multiply-adds of ``Rows``, and the time of its calls in multiply-adds; infinite where it is not offered."""
+    if spec.kernel[0] > 1 and spec.dilation[0] > 1:
+        return math.inf
+    out_h = spec.y_shape[1]
+    taps = sum(stop - start for _, start, stop in (met(spec, i) for i in range(out_h)))
+    return cost_per_row(spec) * taps + out_h * -(-spec.batch // Rows(spec).samples) * CALL
 
 
 def choose(spec: ConvSpec, direction: str) -> Lowering:
     """The way of computing a problem in a direction."""
-    if dense_pays(spec):
+    windows, rows = windows_cost(spec), math.inf if direction == GRAD_WEIGHTS else rows_cost(spec)
+    if dense_cost(spec) <= min(windows, rows):
         return Dense(spec)
-    if direction != GRAD_INPUT:
-        return Windows(spec, direction)
-    covered = all(pad < extent for pads, extent in zip(spec.pads, spec.extent, strict=True) for pad in pads)
-    return Turned(spec) if spec.stride == (1, 1) and covered else Scatter(spec)
+    if direction == GRAD_INPUT:
+        covered = all(pad < extent for pads, extent in zip(spec.pads, spec.extent, strict=True) for pad in pads)
+        return Turned(spec) if spec.stride == (1, 1) and covered else Scatter(spec)
+    if spec.kernel[1] * spec.channels // spec.groups <= SHORT_RUN[direction]:
+        return Taps(spec, direction)
+    return Rows(spec) if rows < windows else Windows(spec, direction)
 
 
 def byte_count(shape: Shape, dtype: str) -> int:
