@@ -83,6 +83,9 @@ WAYS = [
     ("32x4x4x64,k5x5,f64", FORWARD, numpy_gemm.Rows),
     ("32x28x28x1,k5x5,f16", FORWARD, numpy_gemm.Taps),
     ("32x28x28x1,k5x5,f16", GRAD_WEIGHTS, numpy_gemm.Taps),
+    ("1x1024x1024x1,k5x5,f16", FORWARD, numpy_gemm.Windows),
+    ("1x1024x1024x1,k5x5,f16", GRAD_WEIGHTS, numpy_gemm.Windows),
+    ("8x32x32x32,k7x7,f8192", FORWARD, numpy_gemm.Windows),
     ("32x28x28x3,k3x3,f16", FORWARD, numpy_gemm.Windows),
     ("32x28x28x3,k3x3,f16", GRAD_WEIGHTS, numpy_gemm.Taps),
 ]

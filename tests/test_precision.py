@@ -138,6 +138,19 @@ def test_a_problem_in_float64_may_be_computed_in_less(factor, total, arithmetic)
     assert found.arithmetic == arithmetic, found.evidence
 
 
+def test_one_rounding_proves_no_float64_where_every_sum_has_the_huge_product():
+    """Float32 with fused multiply-adds, the huge product last: on a tiny image all of its sums are rounded but once."""
+
+    def huge_last(case, arrays):
+        dy, w = arrays
+        huge = np.where(abs(dy) >= inputs.IMPULSE_SIZE, dy, 0)
+        parts = (check.expected(case, "grad_input", (part, w)).values[0] for part in (dy - huge, huge))
+        return [(next(parts).astype(np.float32) + next(parts)).astype(np.float32)]
+
+    found = inferred("conv2d:32x2x2x32,k7x7,f64", "grad_input", huge_last)
+    assert (found.arithmetic, found.algorithm) == (FLOAT32, SUMS), found.evidence
+
+
 ALGORITHMS = {
     "an FFT": (by_fft, FFT),
     "Winograd's F(2x2, 3x3)": (partial(by_winograd, matrices=WINOGRAD_2X3), WINOGRAD),

@@ -68,6 +68,17 @@ class Lowering:
         """Take the scratch arrays and make every view that does not depend on a call's arguments."""
         self.scratch = arrays
 
+    def sums(self, number: int, dw: np.ndarray, db: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Where block ``number`` writes its part of the gradients: the first in place, the others in the scratch."""
+        return (dw, db) if number == 0 else (self.scratch["dw"], self.scratch["db"])
+
+    def add_sums(self, number: int, dw: np.ndarray, db: np.ndarray | None) -> None:
+        """Add what block ``number`` wrote to what the blocks before it gave."""
+        if number:
+            np.add(dw, self.scratch["dw"], out=dw)
+            if db is not None:
+                np.add(db, self.scratch["db"], out=db)
+
 
 def pieces(total: int, largest: int) -> Iterator[slice]:
     """Cut ``range(total)`` into the fewest slices of at most ``largest``, as even as possible."""
@@ -281,15 +292,12 @@ class Windows(Lowering):
             np.copyto(block.valid, dy[block.samples, :, block.columns])
             block.gaps.fill(0)
             rows = block.rows.reshape(-1, spec.groups, filters // spec.groups).transpose(1, 0, 2)
-            sum_w, sum_b = (dw, db) if number == 0 else (self.scratch["dw"], self.scratch["db"])
+            sum_w, sum_b = self.sums(number, dw, db)
             shape = (self.kernel_units, self.unit, spec.groups, filters // spec.groups)
             np.matmul(block.kernel_rows, rows[:, np.newaxis], out=sum_w.reshape(shape).transpose(2, 0, 1, 3))
             if db is not None:
                 sum_rows(ones, block.rows.reshape(-1, filters), sum_b)
-            if number:
-                np.add(dw, sum_w, out=dw)
-                if db is not None:
-                    np.add(db, sum_b, out=db)
+            self.add_sums(number, dw, db)
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -298,7 +306,7 @@ class Windows(Lowering):
 class Rows(Lowering):
     """Forward: the units of ``Windows`` without padding above and below, and a product per output row; see the module.
 
-    With dilated rows a window is no run of units: not for those.
+    With dilated rows a window is no run of units: not for those. A block is at least one sample, units and products.
     """
 
     def __init__(self, spec: ConvSpec):
@@ -306,8 +314,7 @@ class Rows(Lowering):
         left, right = spec.pads[1]
         _, out_h, out_w, filters = spec.y_shape
         self.unit = spec.kernel[1] * spec.channels // spec.groups
-        sample = out_w * spec.height * self.unit * spec.groups * ITEMSIZE[spec.dtype]
-        largest = max(1, min(-(-ROW_PRODUCTS // out_w), LIMIT_BYTES // sample))
+        largest = max(1, min(-(-ROW_PRODUCTS // out_w), LIMIT_BYTES // self.sample_bytes(spec)))
         self.samples = next(pieces(spec.batch, largest)).stop
         self.parts = {
             "image": (self.samples, spec.height, spec.width + left + right, spec.channels),
@@ -315,6 +322,12 @@ class Rows(Lowering):
             "rows": (out_h * self.samples * out_w * filters,),
             "bias": (out_w, filters),
         }
+
+    @staticmethod
+    def sample_bytes(spec: ConvSpec) -> int:
+        """Scratch for one sample: its units, or its products, whichever is more."""
+        _, out_h, out_w, filters = spec.y_shape
+        return max(spec.height * spec.kernel[1] * spec.channels, out_h * filters) * out_w * ITEMSIZE[spec.dtype]
 
     def place(self, arrays):
         super().place(arrays)
@@ -382,17 +395,27 @@ class Taps(Lowering):
         self.spec = spec
         (top, bottom), (left, right) = spec.pads
         _, out_h, out_w, filters = spec.y_shape
-        sample = math.prod(spec.kernel) * spec.channels * out_h * out_w
-        fitting = max(1, BLOCK_BYTES // (sample * ITEMSIZE[spec.dtype]))
-        self.samples = next(pieces(spec.batch, fitting)).stop
+        self.samples = next(pieces(spec.batch, max(1, BLOCK_BYTES // self.sample_bytes(spec)))).stop
         self.parts = {
             "image": (spec.channels, self.samples, spec.height + top + bottom, spec.width + left + right),
-            "taps": (self.samples * sample,),
+            "taps": (self.samples * self.sample_bytes(spec) // ITEMSIZE[spec.dtype],),
         }
         if direction == GRAD_WEIGHTS:
             self.parts |= {"ones": (1, self.samples * out_h * out_w), "dw": spec.w_shape, "db": (filters,)}
         else:
             self.parts |= {"bias": (out_w, filters)}
+
+    @classmethod
+    def pays(cls, spec: ConvSpec, direction: str) -> bool:
+        """Whether runs of units are too short, and one sample fits."""
+        run = spec.kernel[1] * spec.channels // spec.groups
+        return run <= SHORT_RUN[direction] and cls.sample_bytes(spec) <= LIMIT_BYTES
+
+    @staticmethod
+    def sample_bytes(spec: ConvSpec) -> int:
+        """Scratch for the taps of one sample."""
+        _, out_h, out_w, _ = spec.y_shape
+        return math.prod(spec.kernel) * spec.channels * out_h * out_w * ITEMSIZE[spec.dtype]
 
     def place(self, arrays):
         super().place(arrays)
@@ -445,14 +468,11 @@ class Taps(Lowering):
         ones = self.scratch["ones"]
         ones.fill(1)
         for number, (samples, taps) in enumerate(self._lowered(x)):
-            sum_w, sum_b = (dw, db) if number == 0 else (self.scratch["dw"], self.scratch["db"])
+            sum_w, sum_b = self.sums(number, dw, db)
             np.matmul(taps, self._by_group(dy[samples]), out=by_group(self.spec, sum_w))
             if db is not None:
                 sum_rows(ones, dy[samples].reshape(-1, self.spec.filters), sum_b)
-            if number:
-                np.add(dw, sum_w, out=dw)
-                if db is not None:
-                    np.add(db, sum_b, out=db)
+            self.add_sums(number, dw, db)
 
 
 # -- turned -----------------------------------------------------------------------------------------------------------
@@ -674,7 +694,7 @@ def windows_cost(spec: ConvSpec) -> float:
 
 def rows_cost(spec: ConvSpec) -> float:
     """Multiply-adds of ``Rows``, and the time of its calls in multiply-adds; infinite where it is not offered."""
-    if spec.kernel[0] > 1 and spec.dilation[0] > 1:
+    if (spec.kernel[0] > 1 and spec.dilation[0] > 1) or Rows.sample_bytes(spec) > LIMIT_BYTES:
         return math.inf
     out_h = spec.y_shape[1]
     taps = sum(stop - start for _, start, stop in (met(spec, i) for i in range(out_h)))
@@ -689,7 +709,7 @@ def choose(spec: ConvSpec, direction: str) -> Lowering:
     if direction == GRAD_INPUT:
         covered = all(pad < extent for pads, extent in zip(spec.pads, spec.extent, strict=True) for pad in pads)
         return Turned(spec) if spec.stride == (1, 1) and covered else Scatter(spec)
-    if spec.kernel[1] * spec.channels // spec.groups <= SHORT_RUN[direction]:
+    if Taps.pays(spec, direction):
         return Taps(spec, direction)
     return Rows(spec) if rows < windows else Windows(spec, direction)
 
