@@ -11,7 +11,8 @@ Two bounds; above 1, in units of either, is WRONG:
 1. Elementwise, |error| <= gamma_(k+1) * (|x| * |w| + |b|) + (k+1) * 2^-126 with gamma_k = k*u / (1 - k*u), u = 2^-24
    and k the most products summed into one value (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
    No order of summation exceeds it. Max pooling computes nothing, so its bound is 0. On dense data it is generous for
-   large k, hence the second one.
+   large k, hence the second one. A declared transform (FFT, Winograd) is held to its own bound, that of bench.check:
+   it mixes other values into a sum, and leaves a rest where every product is zero.
 2. Normwise, distance to float64 <= 4 * Keras' distance to float64 + max(8, sqrt(k)) * 2^-23 * scale. A plain running
    sum of k rounded terms of random or equal signs is off by about 0.4 * sqrt(k) * u of its size: each of its k
    additions rounds a partial sum by u / sqrt(3) at most in root mean square, and the partial sums grow as sqrt(j) or
@@ -30,9 +31,11 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
+from bench import check
 from bench.keras_model import Array, LayerTrace, Trace
 from bench.results import Failure
-from impls import Unavailable, reference
+from impls import Unavailable, reference, winograd
+from impls.contract import DIRECT, FFT, FLOAT32
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, PoolSpec, arguments, directions_of
 
 Arrays: TypeAlias = tuple[Array | None, ...]
@@ -41,6 +44,9 @@ Compute: TypeAlias = Callable[[str, Case, str, Arrays], Arrays]
 
 Raises Failure, or Unavailable or NotImplementedError for what is not supported; anything else is an ERROR.
 """
+
+Declared: TypeAlias = Callable[[str, Case, str], str]
+"""(implementation, case, direction) -> the algorithm that it declares."""
 
 KERAS = "keras"
 """The name, for ``compute``, of what does the layers that are not swapped."""
@@ -122,13 +128,17 @@ class SwapRow:
 
 
 def verify_model(
-    trace: Trace, names: Mapping[str, tuple[str, ...]], compute: Compute, model: str = ""
+    trace: Trace,
+    names: Mapping[str, tuple[str, ...]],
+    compute: Compute,
+    model: str = "",
+    declared: Declared = lambda name, case, direction: DIRECT,
 ) -> Iterator[LayerRow | SwapRow]:
     """Judge the named implementations of every operation: first at each layer, then swapped in; rows as they come.
 
     At each layer and direction the first row is Keras' own record.
 
-    ``model`` is what the rows call the network; its structure if empty.
+    ``model`` is what the rows call the network; its structure if empty. ``declared`` decides whose bound holds.
     """
     model = model or str(trace.structure)
     failures: dict[tuple[str, str, str], Failure] = {}
@@ -139,7 +149,8 @@ def verify_model(
             for name in names.get(layer.case.op, ()):
                 try:
                     outputs = _call(compute, name, layer.case, direction, witness.inputs)
-                    yield witness.judge(model, name, _present(outputs))
+                    algorithm = declared(name, layer.case, direction)
+                    yield witness.judge(model, name, _present(outputs), algorithm)
                 except Failure as failure:
                     failures[name, layer.name, direction] = failure
                     yield LayerRow(model, layer.name, layer.case, direction, name, failure.status, failure.reason)
@@ -203,12 +214,21 @@ class _Witness:
         self.bound = _present(gamma_bound(layer.case, direction, self.inputs))
         self.unit = _dense_unit(layer.case, direction, self.inputs)
 
+    def bound_of(self, algorithm: str) -> tuple[Array, ...]:
+        """The elementwise bound of an algorithm."""
+        if algorithm != FFT and not winograd.sizes(algorithm):
+            return self.bound
+        case, direction = self.layer.case, self.direction
+        truth = check.expected(case, direction, self.inputs)
+        return _present(check.bound(case, direction, self.inputs, truth, algorithm, FLOAT32))
+
     @np.errstate(invalid="ignore", over="ignore")  # what is not a number is judged, not warned of
-    def judge(self, model: str, name: str, ours: tuple[Array, ...]) -> LayerRow:
-        """The row of an implementation's outputs."""
+    def judge(self, model: str, name: str, ours: tuple[Array, ...], algorithm: str = DIRECT) -> LayerRow:
+        """The row of the outputs of an implementation that declares this algorithm."""
         layer, terms = self.layer, self.layer.case.spec.terms_of(self.direction)
         of_bound = max(
-            _largest_ratio(np.abs(o - t), bound) for o, t, bound in zip(ours, self.truth, self.bound, strict=True)
+            _largest_ratio(np.abs(o - t), bound)
+            for o, t, bound in zip(ours, self.truth, self.bound_of(algorithm), strict=True)
         )
         of_allowance = max(
             _fraction(_norm(o - t), _norm(k - t), _norm(t), terms)

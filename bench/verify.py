@@ -12,7 +12,8 @@ from bench.jobs import Selection
 from bench.keras_model import ReferenceModel, trace
 from bench.measure import Session
 from bench.model_check import LayerRow, SwapRow, verify_model
-from impls import OPS, names
+from impls import OPS, names, registry
+from impls.specs import Case
 
 
 def verify_in_model(
@@ -28,4 +29,9 @@ def verify_in_model(
     with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
         recorded = trace(model.structure, data.x_test[chosen], data.y_test[chosen], seed, threads, Path(folder))
     ours = {op: tuple(n for n in selection.names(op) if n in names(op)) for op in selection.ops or OPS}
-    return list(verify_model(recorded, ours, session.compute, model.name))
+    return list(verify_model(recorded, ours, session.compute, model.name, _declared))
+
+
+def _declared(name: str, case: Case, direction: str) -> str:
+    """The algorithm that an implementation declares."""
+    return registry.get(case.op, name).algorithm_of(case.spec, direction)

@@ -207,6 +207,22 @@ def test_a_record_that_contradicts_float64_is_wrong(recorded):
     assert [(row.layer, row.direction) for row in rows if row.status != "OK"] == [("c0", GRAD_WEIGHTS)]
 
 
+@pytest.mark.parametrize(("algorithm", "status"), [("direct", "WRONG"), ("winograd(4, 3)", "OK"), ("fft", "OK")])
+def test_a_declared_transform_is_held_to_its_own_bound(recorded, algorithm, status):
+    """It leaves a rest where every product is zero: here x has one column, dy another, further away than the kernel."""
+    [layer] = [layer for layer in recorded.layers if layer.name == "c3"]
+    x, dy = np.zeros_like(layer.x), np.zeros_like(layer.dy)
+    x[:, :, 0], dy[:, :, 2] = 1, 1
+
+    def rest(case, direction, inputs):
+        return tuple(output + np.float32(1e-9) for output in single(case, direction, inputs))
+
+    one = replace(recorded, layers=(replace(layer, x=x, dy=dy),))
+    rows = verify_model(one, {"conv2d": ("w",)}, computing(w=(GRAD_WEIGHTS, rest)), declared=lambda *_: algorithm)
+    found = next(r for r in rows if isinstance(r, LayerRow) and (r.implementation, r.direction) == ("w", GRAD_WEIGHTS))
+    assert found.status == status, found.reason
+
+
 def test_keras_loss_and_its_gradient_are_those_of_softmax_and_cross_entropy(recorded):
     """The gradient that Keras propagates back is of the mean loss, at the logits."""
     loss, gradient = softmax_loss(recorded.logits, recorded.labels)
