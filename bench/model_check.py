@@ -31,11 +31,11 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
-from bench import check
+from bench import check, precision
 from bench.keras_model import Array, LayerTrace, Trace
 from bench.results import Failure
-from impls import Unavailable, reference, winograd
-from impls.contract import DIRECT, FFT, FLOAT32
+from impls import Unavailable, reference
+from impls.contract import DIRECT, FLOAT32
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, PoolSpec, arguments, directions_of
 
 Arrays: TypeAlias = tuple[Array | None, ...]
@@ -216,7 +216,7 @@ class _Witness:
 
     def bound_of(self, algorithm: str) -> tuple[Array, ...]:
         """The elementwise bound of an algorithm."""
-        if algorithm != FFT and not winograd.sizes(algorithm):
+        if precision.kind(algorithm) == precision.SUMS:
             return self.bound
         case, direction = self.layer.case, self.direction
         truth = check.expected(case, direction, self.inputs)

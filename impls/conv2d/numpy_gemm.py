@@ -28,8 +28,9 @@ Blocks of samples bound the scratch, whatever the batch, and keep it in the cach
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -49,13 +50,17 @@ ROW_PRODUCTS = 512
 """Rows of each product of ``Rows``, where LIMIT_BYTES allows: its weights are packed anew in every call."""
 
 CALL = 1_000_000
-"""Multiply-adds in the time of one call of BLAS from Python (measured: 5 to 10 us, 100 to 150 GFLOP/s)."""
+"""Multiply-adds that a product of ``Rows`` has to save, beside ``Windows``. Found by trying: with a quarter of it
+``Rows`` lost, with half of it the two were about even."""
 
 SHORT_RUN = {FORWARD: 8, GRAD_WEIGHTS: 32}
 """Numbers (channels times kernel columns) up to which a unit is too short to be copied fast: ``Taps`` instead."""
 
 DENSE_BUILD = 16
 """Products that take as long as writing one number of ``Dense``'s matrix (measured: 4 to 16 on one core)."""
+
+
+Views: TypeAlias = tuple[np.ndarray, ...]
 
 
 class Lowering:
@@ -85,6 +90,11 @@ def pieces(total: int, largest: int) -> Iterator[slice]:
     count = -(-total // max(1, min(largest, total)))
     size = -(-total // count)
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def by_size(batch: int, largest: int, views: Callable[[int], Views]) -> dict[int, Views]:
+    """The views for each number of samples that a block may have."""
+    return {size: views(size) for size in {block.stop - block.start for block in pieces(batch, largest)}}
 
 
 def view(base: np.ndarray, shape: Shape, strides: Shape, start: int = 0) -> np.ndarray:
@@ -331,10 +341,7 @@ class Rows(Lowering):
 
     def place(self, arrays):
         super().place(arrays)
-        self.views = {
-            samples.stop - samples.start: self._views(samples.stop - samples.start)
-            for samples in pieces(self.spec.batch, self.samples)
-        }
+        self.views = by_size(self.spec.batch, self.samples, self._views)
 
     def _views(self, samples: int) -> tuple[np.ndarray, ...]:
         """(where samples go in the image, the image in the order of units, units, products, products by row of y)."""
@@ -419,10 +426,7 @@ class Taps(Lowering):
 
     def place(self, arrays):
         super().place(arrays)
-        self.views = {
-            samples.stop - samples.start: self._views(samples.stop - samples.start)
-            for samples in pieces(self.spec.batch, self.samples)
-        }
+        self.views = by_size(self.spec.batch, self.samples, self._views)
 
     def _views(self, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(where samples go in the image, the image in the order of taps, taps)."""
