@@ -140,6 +140,17 @@ def either(context, a, b):
 
 
 @intrinsic
+def some(context, mask):
+    """Whether any lane is set."""
+
+    def emit(context, builder, signature, arguments):
+        bits = ir.IntType(LANES)
+        return builder.icmp_unsigned("!=", builder.bitcast(arguments[0], bits), bits(0))
+
+    return types.boolean(MASK), emit
+
+
+@intrinsic
 def select(context, mask, a, b):
     """a where the mask is set, b elsewhere."""
     return VECTOR(MASK, VECTOR, VECTOR), lambda context, builder, signature, arguments: builder.select(*arguments)
