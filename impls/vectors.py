@@ -86,6 +86,38 @@ def store(context, vector, values, position, mask):
 
 
 @intrinsic
+def store_past_caches(context, vector, values, position, half):
+    """Write all lanes, or the first ``half`` of them, to memory without reading the line first.
+
+    Position and address must be multiples of what is written. Other threads see it after ``fence``.
+    """
+
+    def emit(context, builder, signature, arguments):
+        vector, array, position, half = arguments
+        pointer = _pointer(context, builder, signature.args[1], array, position)
+        with builder.if_else(half) as (first_half, whole):
+            with first_half:
+                lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES // 2), list(range(LANES // 2)))
+                _past_caches(builder, builder.shuffle_vector(vector, vector, lanes), pointer)
+            with whole:
+                _past_caches(builder, vector, pointer)
+        return context.get_dummy_value()
+
+    return types.void(VECTOR, values, types.int64, types.boolean), emit
+
+
+@intrinsic
+def fence(context):
+    """What was written before is seen before what is written after."""
+
+    def emit(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
 def ask_to_read(context, values, position):
     """Have the line of a position fetched, because it will be read soon; nothing happens where there is none."""
     return types.void(values, types.int64), lambda *emitted: _ask(*emitted, to_write=False)
@@ -182,6 +214,12 @@ def _spread(builder, number, llvm_type):
     undefined = ir.Constant(llvm_type, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.IntType(32)(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(_NUMBERS, [0] * LANES))
+
+
+def _past_caches(builder, vector, pointer):
+    bytes_ = vector.type.count * 4
+    written = builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=bytes_)
+    written.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
 
 
 def _ask(context, builder, signature, arguments, to_write):

@@ -11,18 +11,20 @@ import math
 
 import numpy as np
 
-from impls.contract import DIRECT, Implementation, Plan, float32_only
+from impls.contract import ALIGNMENT, DIRECT, FLOAT32, Implementation, Plan, float32_only
 from impls.numba_setup import njit, prange
 from impls.parts import parts_for, shared
-from impls.specs import FORWARD, GRAD_INPUT, PoolSpec
+from impls.specs import FORWARD, GRAD_INPUT, ITEMSIZE, PoolSpec
 from impls.vectors import (
     LANES,
     above,
     add,
     ask_to_read,
+    ask_to_write,
     clear,
     either,
     equal,
+    fence,
     first_lanes,
     is_nan,
     load,
@@ -30,11 +32,22 @@ from impls.vectors import (
     some,
     spread,
     store,
+    store_past_caches,
     under,
 )
 
 SERIAL_BELOW = 1 << 15
 """Pixels times channels: fewer take less time than waking a second thread."""
+
+ADD, WRITE, PAST_CACHES = 1, 2, 3
+"""How a window's pixels get their gradient: added to that of other windows, written, written past the caches."""
+LARGE_BYTES = 4 << 20
+"""Of dx, from which on it is written past the caches: little of it would be found there, and a line that is not there
+is read before it is written."""
+ANY = 1
+"""The side, to the compiler, of windows that are not UNROLLED."""
+UNROLLED = ((2, 2), (3, 3), (4, 4))
+"""Windows that loops are compiled for, each as it is first needed."""
 
 LOWEST, NAN = np.float32(-np.inf), np.float32(np.nan)
 
@@ -58,7 +71,7 @@ def largest_of(x, at, rows, columns, line, channels, ahead, lanes):
 
 
 @shared
-def forward(x, out, x_shape, y_shape, pool, step, before, parts):
+def forward(x, out, x_shape, y_shape, pool, step, before, side, parts):
     """Fill flat ``out`` from flat x, both NHWC; each part takes its share of the rows of ``out``."""
     batch, height, width, channels = x_shape
     _, out_h, out_w, _ = y_shape
@@ -76,20 +89,16 @@ def forward(x, out, x_shape, y_shape, pool, step, before, parts):
                 at = (n * height + top) * line + left * channels
                 for c in range(0, channels, LANES):
                     lanes, place = every if c < whole else last, at + c
-                    if size == (2, 2):  # with constants LLVM unrolls the loops
-                        largest = largest_of(x, place, 2, 2, line, channels, ahead, lanes)
-                    elif size == (3, 3):
-                        largest = largest_of(x, place, 3, 3, line, channels, ahead, lanes)
-                    elif size == (4, 4):
-                        largest = largest_of(x, place, 4, 4, line, channels, ahead, lanes)
+                    if len(side) != ANY and size == (len(side), len(side)):
+                        largest = largest_of(x, place, len(side), len(side), line, channels, ahead, lanes)
                     else:
                         largest = largest_of(x, place, *size, line, channels, ahead, lanes)
                     store(largest, out, (row * out_w + j) * channels + c, lanes)
 
 
 @njit
-def give(x, dx, at, rows, columns, line, channels, ahead, lanes, largest, rest, nans, apart):
-    """Add ``rest`` to dx where the first maximum of a window is; where none overlap, write all pixels of this one.
+def give(x, dx, at, rows, columns, line, channels, ahead, lanes, largest, rest, nans, how):
+    """Give ``rest`` to dx, in one of the ways above, where the first maximum of a window is.
 
     Only with ``nans`` may there be NaN: it costs half of the comparisons. The window ``ahead`` values on is asked for.
     """
@@ -98,15 +107,22 @@ def give(x, dx, at, rows, columns, line, channels, ahead, lanes, largest, rest, 
         for w in range(columns):
             place = at + h * line + w * channels
             ask_to_read(x, place + ahead)
+            if how != PAST_CACHES:
+                ask_to_write(dx, place + ahead)
             pixel = load(x, place, lanes)
             hit = either(equal(pixel, largest), is_nan(pixel)) if nans else equal(pixel, largest)
             given = select(hit, rest, nothing)
-            store(given if apart else add(given, load(dx, place, lanes)), dx, place, lanes)
+            if how == PAST_CACHES:
+                store_past_caches(given, dx, place, channels < LANES)
+            elif how == WRITE:
+                store(given, dx, place, lanes)
+            else:
+                store(add(given, load(dx, place, lanes)), dx, place, lanes)
             rest = select(hit, nothing, rest)
 
 
 @njit
-def give_all(x, y, dy, dx, first, at, count, along, rows, columns, line, channels, ahead, apart):
+def give_all(x, y, dy, dx, first, at, count, along, rows, columns, line, channels, ahead, how):
     """``give`` of ``count`` windows of one size, ``along`` = (windows, pixels) from each to the next.
 
     The first one is at ``first`` in y and dy, and at ``at`` in x and dx. Memory is walked in its order; where one
@@ -122,9 +138,9 @@ def give_all(x, y, dy, dx, first, at, count, along, rows, columns, line, channel
             window, place = first + j * along[0] * channels + c, at + j * along[1] * channels + c
             largest, rest = load(y, window, lanes), load(dy, window, lanes)
             if some(is_nan(largest)):
-                give(x, dx, place, rows, columns, line, channels, ahead, lanes, largest, rest, True, apart)
+                give(x, dx, place, rows, columns, line, channels, ahead, lanes, largest, rest, True, how)
             else:
-                give(x, dx, place, rows, columns, line, channels, ahead, lanes, largest, rest, False, apart)
+                give(x, dx, place, rows, columns, line, channels, ahead, lanes, largest, rest, False, how)
 
 
 @njit
@@ -139,10 +155,11 @@ def clear_around(dx, origin, start, top, bottom, end, left, right, line, channel
 
 
 @shared
-def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, apart, parts):
+def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, side, way, parts):
     """Fill flat ``dx``, all NHWC; each part takes its share of the rows of y, of whole samples where these overlap.
 
-    ``apart``: no windows overlap. Of those that do in a row, each turn takes some that do not.
+    Of the windows of a row that overlap, each turn takes some that do not. ``side`` and ``way`` are of a length that
+    tells the compiler what to unroll, and how pixels get their gradient.
     """
     batch, height, width, channels = x_shape
     _, out_h, out_w, _ = y_shape
@@ -152,8 +169,9 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, apart, parts)
     turns = -(-pool[1] // step[1])
     along = turns, turns * step[1]
     last_whole = min(out_w - 1, (width + before[1] - pool[1]) // step[1])
-    leftmost = under(0, pool[1], step[1], before[1], width)[0]
-    rightmost = under(out_w - 1, pool[1], step[1], before[1], width)[1] if apart and step[1] == pool[1] else leftmost
+    leftmost = rightmost = under(0, pool[1], step[1], before[1], width)[0]
+    if len(way) != ADD and step[1] == pool[1]:
+        rightmost = under(out_w - 1, pool[1], step[1], before[1], width)[1]
     units = batch * out_h // unit
     for part in prange(parts):
         for row in range(units * part // parts * unit, units * (part + 1) // parts * unit):
@@ -170,15 +188,24 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, apart, parts)
                     columns = right - left
                     count = (last_whole - j) // turns + 1 if columns == pool[1] else np.int64(1)
                     first, at = (row * out_w + j) * channels, origin + top * line + left * channels
-                    if apart and (rows, columns) == (2, 2):  # with constants LLVM unrolls the loops
-                        give_all(x, y, dy, dx, first, at, count, along, 2, 2, line, channels, ahead, True)
-                    elif apart and (rows, columns) == (4, 4):
-                        give_all(x, y, dy, dx, first, at, count, along, 4, 4, line, channels, ahead, True)
-                    elif (rows, columns) == (3, 3):
-                        give_all(x, y, dy, dx, first, at, count, along, 3, 3, line, channels, ahead, apart)
+                    if len(side) != ANY and (rows, columns) == (len(side), len(side)):
+                        give_all(
+                            x, y, dy, dx, first, at, count, along, len(side), len(side), line, channels, ahead, len(way)
+                        )
                     else:
-                        give_all(x, y, dy, dx, first, at, count, along, rows, columns, line, channels, ahead, apart)
+                        give_all(x, y, dy, dx, first, at, count, along, rows, columns, line, channels, ahead, len(way))
                     j += count * turns
+        if len(way) == PAST_CACHES:
+            fence()
+
+
+def ways(spec: PoolSpec) -> tuple[int, ...]:
+    """How ``grad_input`` may give to the pixels, the best first; past the caches only what is aligned."""
+    if spec.step[0] < spec.pool[0] or spec.step[1] < spec.pool[1]:
+        return (ADD,)
+    in_whole = spec.channels % LANES == 0 or spec.channels == LANES // 2
+    large = ITEMSIZE[FLOAT32] * math.prod(spec.x_shape) >= LARGE_BYTES
+    return (PAST_CACHES, WRITE) if in_whole and large else (WRITE,)
 
 
 class NumbaMax(Plan):
@@ -191,20 +218,25 @@ class NumbaMax(Plan):
         spec = self.spec
         before = spec.pads[0][0], spec.pads[1][0]
         self.geometry = (spec.x_shape, spec.y_shape, spec.pool, spec.step, before)
+        self.side = (0,) * (spec.pool[0] if spec.pool in UNROLLED else ANY)
+        self.ways = [(0,) * way for way in ways(spec)]
         self.parts = parts_for(math.prod(spec.x_shape), SERIAL_BELOW)
-        self.apart = spec.step[0] >= spec.pool[0] and spec.step[1] >= spec.pool[1]
         nothing, empty = np.empty(0, np.float32), ((0, *spec.x_shape[1:]), (0, *spec.y_shape[1:]), *self.geometry[2:])
         if FORWARD in self.directions:
-            forward(nothing, nothing, *empty, self.parts)
+            forward(nothing, nothing, *empty, self.side, self.parts)
         if GRAD_INPUT in self.directions:
-            grad_input(nothing, nothing, nothing, nothing, *empty, self.apart, self.parts)
+            for way in self.ways:
+                grad_input(nothing, nothing, nothing, nothing, *empty, self.side, way, self.parts)
 
     def forward(self, x, out):
-        forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.parts)
+        forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.side, self.parts)
 
     def grad_input(self, x, y, dy, dx):
         flat = (array.reshape(-1) for array in (x, y, dy, dx))
-        grad_input(*flat, *self.geometry, self.apart, self.parts)
+        way, *others = self.ways
+        if others and dx.ctypes.data % ALIGNMENT != 0:
+            (way,) = others
+        grad_input(*flat, *self.geometry, self.side, way, self.parts)
 
 
 IMPL = Implementation(NumbaMax, algorithm=DIRECT, why_not=float32_only, note="vectors of channels, parallel over rows")
