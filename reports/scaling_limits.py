@@ -76,7 +76,8 @@ def pieces_table() -> Table:
         notes=(
             "into how many pieces the code cuts a call at most, for as many threads as wrote this; more threads than "
             "pieces wait",
-            "winograd forward, grad_input: tiles; they are handed out in blocks, which become smaller for more threads",
+            "blocked forward, grad_input: blocks, which become smaller for more threads; "
+            "winograd: tiles, which are handed out in such blocks",
         ),
     )
 
@@ -89,9 +90,10 @@ Read from the code: no machine with so many threads was measured. The table belo
 
 * **numba_jit_blocked, forward and input gradient.** Threads share blocks of whole rows of results: at most
   {blocked.PIXELS} results of a filter, at most {blocked.STRIP_BYTES >> 10} KiB of image rows, and several samples where
-  images are small. A call has about batch x rows x columns / {blocked.PIXELS} of them, and they do not become smaller
-  for more threads (but for tiles along samples, which do, down to {blocked.LEAST_SAMPLES} samples): with fewer than 64
-  some threads wait, with a few more than 64 most wait for those that have two.
+  images are small. A call has about batch x rows x columns / {blocked.PIXELS} of them; they become smaller until there
+  is one for every thread, down to one row of results (tiles along samples down to {blocked.LEAST_SAMPLES} samples), and
+  the rows of an image under two of them are copied by both. Blocks are handed out once: with a few more of them than
+  threads, most threads wait for those that have two.
   Weights that have to be packed are packed by tap, a 3x3 kernel in 9 pieces. The blocks of all threads together take at
   most {scratch}: where image rows are long, threads are left out.
 * **numba_jit_blocked, weight gradient.** The batch is cut into parts with sums of their own, by the problem alone, so

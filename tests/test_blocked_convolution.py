@@ -92,8 +92,18 @@ def test_a_pixel_that_no_tap_meets_has_a_place_in_padding_alone(text):
     assert cost == float("inf")
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4, 8])
+@pytest.mark.parametrize("direction", [FORWARD, GRAD_INPUT])
+@pytest.mark.parametrize("text", ["1x32x32x8,k3x3,f8", "2x8x9x8,k3x3,f8", "5x8x6x8,k3x3,f8"])
+def test_every_thread_finds_a_block_where_there_are_lines_enough(text, direction, threads, monkeypatch):
+    monkeypatch.setattr(blocked.numba, "get_num_threads", lambda: threads)
+    (problem,) = problems(parse("conv2d", text), direction)
+    layout, _ = blocked.cut(problem, direction)
+    assert -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples) >= threads
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("text", ["11x20x21x5,k3x3,f9", "37x4x5x5,k3x3,f33"])
+@pytest.mark.parametrize("text", ["11x20x21x5,k3x3,f9", "37x4x5x5,k3x3,f33", "1x9x8x5,k3x3,f9"])
 def test_results_do_not_depend_on_the_number_of_threads(text, direction):
     """Bit for bit: parts of the batch are a function of the problem alone."""
     if numba.config.NUMBA_NUM_THREADS < 2:

@@ -170,7 +170,7 @@ def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarra
 def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
     """(layout, blocks of outputs) of a problem whose axes are seen.
 
-    More threads get smaller blocks along samples; no bit of a result depends on that.
+    More threads get smaller blocks; no bit of a result depends on that.
     """
     side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
     cost, chosen = covered(problem, side, direction)
@@ -208,8 +208,12 @@ def along_samples(problem: Problem, direction: str, samples: int) -> Layout:
 
 
 def along_rows(problem: Problem, direction: str, side: int, chosen: np.ndarray) -> Layout:
-    """The layout where tiles hold neighbouring results of a row."""
+    """The layout where tiles hold neighbouring results of a row.
+
+    Threads that would find no block get some of the samples or lines; the weight gradient has its own division.
+    """
     rows, columns = problem.rows, problem.columns
+    threads = 1 if direction == GRAD_WEIGHTS else numba.get_num_threads()
     taps = columns.taps + (side - 1) * columns.stride
     runs, run = runs_of(problem, taps)
     tiles = [TILES[k] for k in chosen[:, 1]]
@@ -217,10 +221,11 @@ def along_rows(problem: Problem, direction: str, side: int, chosen: np.ndarray) 
     under = (rows.taps - 1) * rows.dilation + 1
     row_bytes = ITEMSIZE[FLOAT32] * strip_columns * problem.groups * problem.inner
     most_rows = max(STRIP_BYTES // row_bytes, under)
-    lines = max(1, min(rows.out, PIXELS // columns.out, (most_rows - under) // rows.stride + 1))
+    each = -(-rows.out // -(-threads // problem.batch))
+    lines = max(1, min(each, PIXELS // columns.out, (most_rows - under) // rows.stride + 1))
     strip_rows = (lines - 1) * rows.stride + under
     whole = min(PIXELS // (rows.out * columns.out), STRIP_BYTES // (row_bytes * strip_rows))
-    samples = max(1, min(whole, problem.batch)) if lines == rows.out else 1
+    samples = max(1, min(whole, problem.batch // threads)) if lines == rows.out else 1
     sums_rows = max(round_up(rows.taps, t.rows if t.columns > 1 else 1) for t in tiles)
     sums_run = max(round_up(run, t.columns if t.columns > 1 else t.rows) for t in tiles)
     past = (sums_rows - rows.taps) * rows.dilation * strip_columns * problem.groups * problem.inner + sums_run
