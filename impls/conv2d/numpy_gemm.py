@@ -117,12 +117,21 @@ def tile(b: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out.reshape(-1)
 
 
-def finish(rows: np.ndarray, bias: np.ndarray | None, spec: ConvSpec) -> None:
-    """Add the tiled bias and apply the activation, in place."""
+def finish(
+    rows: np.ndarray,
+    bias: np.ndarray | None,
+    spec: ConvSpec,
+    results: np.ndarray | None = None,
+    out: np.ndarray | None = None,
+) -> None:
+    """Add the tiled bias and apply the activation, in place; ``results``, some view of the rows, go to ``out``."""
     if bias is not None:
         np.add(rows, bias, out=rows)
+    results = rows if results is None else results
     if spec.activation == "relu":
-        np.maximum(rows, 0, out=rows)
+        np.maximum(results, 0, out=results if out is None else out)
+    elif out is not None:
+        np.copyto(out, results)
 
 
 def sum_rows(ones: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
@@ -290,8 +299,7 @@ class Windows(Lowering):
         bias = None if b is None else tile(b, self.scratch["bias"])
         for block in self._lowered(x):
             np.matmul(block.phases, matrices, out=block.phase_rows)
-            finish(block.rows, bias, self.spec)
-            np.copyto(out[block.samples, :, block.columns], block.valid)
+            finish(block.rows, bias, self.spec, block.valid, out[block.samples, :, block.columns])
 
     def grad_weights(self, x, dy, dw, db):
         """For every kernel row, the units under it times dy, with zeros where no output is."""
