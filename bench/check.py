@@ -4,6 +4,8 @@ The rounding error of a sum of k products and a bias, in any order and with or w
 gamma_(k+1) * (sum |x||w| + |b|), where gamma_k = k u / (1 - k u) and u is the unit roundoff (N. J. Higham, Accuracy and
 Stability of Numerical Algorithms, 2nd ed., SIAM 2002, section 3.1). k is counted per element: the products whose
 factors are both non-zero, since a zero adds no error. Underflow adds at most 2^-126 for each of the k + 1 operations.
+A maximum rounds nothing; its gradient only where windows overlap and their gradients are added. The float64 truth is
+rounded as well: what float64 gives may be off by both errors.
 
 TF32 first cuts every factor to the 11 bits that a tensor core reads, an error of at most d = 2^-10 each (cut off; 2^-11
 where it rounds), multiplies exactly, and cuts its sums off too (u = 2^-23). A sum of (1 + d)^2 x w is then in error by
@@ -58,8 +60,8 @@ class Expected:
     values: tuple[Array | None, ...]
     magnitudes: tuple[Array | None, ...]
     """sum |x||w| + |b|."""
-    counts: tuple[Array | None, ...]
-    """Non-zero products in each sum."""
+    roundings: tuple[Array | None, ...]
+    """The most on the way to each value: non-zero products, each added, and the bias; see ``_expected_pool``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +78,20 @@ class Judgement:
 
 
 def expected(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any = np) -> Expected:
-    """The float64 result for these inputs, with the magnitudes and counts of its sums; ``xp`` (or CuPy) computes it."""
+    """The float64 result for these inputs, with the size and roundings of its sums; ``xp`` (or CuPy) computes it."""
     linear = _without_activation(case)
     inputs = [_map(xp.asarray, a) for a in inputs]
     if isinstance(case.spec, PoolSpec):
         return _expected_pool(case, direction, inputs, xp)
-    magnitudes = _reference(linear, direction, [_map(abs, a) for a in inputs], xp)
+    magnitudes = definition(linear, direction, [_map(abs, a) for a in inputs], xp)
     indicators = [_map(_indicator, a) for a in inputs]
     if direction == FORWARD:
         indicators[2] = _map(xp.zeros_like, inputs[2])
-    return Expected(_reference(case, direction, inputs, xp), magnitudes, _reference(linear, direction, indicators, xp))
+    roundings = definition(linear, direction, indicators, xp)
+    for count in roundings:
+        if count is not None:
+            count += 1
+    return Expected(definition(case, direction, inputs, xp), magnitudes, roundings)
 
 
 def bound(
@@ -98,37 +104,39 @@ def bound(
 ) -> tuple[Array | None, ...]:
     """The largest error that the declared algorithm and arithmetic can explain, for every element of every output."""
     u = max(ROUNDOFF[arithmetic], ROUNDOFF[case.spec.dtype])
-    d = FACTOR_ROUNDOFF.get(arithmetic, 0.0)
+    d = 0.0 if isinstance(case.spec, PoolSpec) else FACTOR_ROUNDOFF.get(arithmetic, 0.0)
     tiny = SMALLEST_NORMAL[case.spec.dtype]
-    bounds: list[Array | None] = []
-    for magnitude, count in zip(truth.magnitudes, truth.counts, strict=True):
-        if magnitude is None or count is None:
-            bounds.append(None)
+    sums: list[Array | None] = []
+    for magnitude, roundings in zip(truth.magnitudes, truth.roundings, strict=True):
+        if magnitude is None or roundings is None:
+            sums.append(None)
             continue
-        k = count + 1
-        gamma = k * u / (1 - k * u)
-        bounds.append((gamma + d * (2 + d) * (1 + gamma)) * magnitude + k * tiny)
-    first = truth.values[0]
+        gamma = roundings * u / (1 - roundings * u)
+        sums.append((gamma + d * (2 + d) * (1 + gamma)) * magnitude + roundings * tiny)
+    bounds, first = list(sums), truth.values[0]
     if algorithm == FFT and isinstance(case.spec, ConvSpec) and first is not None:
         norm = FFT_CONSTANT * u * _fft_log(case.spec) * _channel_norms(case.spec, direction, inputs)
         bounds[0] = array_module(first).broadcast_to(_like(norm + tiny, first), first.shape)
     if (form := sizes(algorithm)) and isinstance(case.spec, ConvSpec) and first is not None:
         bounds[0] = _like(error_bound(case.spec, direction, inputs, *form, u, tiny), first)
+    if case.spec.dtype == FLOAT64:  # the truth has as many roundings
+        return tuple(None if b is None or own is None else b + own for b, own in zip(bounds, sums, strict=True))
     return tuple(bounds)
 
 
 def judge(
     case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected, bounds: Sequence[Array | None]
 ) -> Judgement:
-    """The worst element over all outputs, in units of its bound."""
+    """The worst element over all outputs, in units of its bound; where that is 0, any error is infinite."""
     worst = Judgement(0.0)
     names = [a.name for a in arguments(case.spec, direction) if a.is_output]
     for name, got, value, limit in zip(names, outputs, truth.values, bounds, strict=True):
         if got is None or value is None or limit is None:
             continue
         xp = array_module(value)
-        with np.errstate(invalid="ignore", over="ignore"):
-            ratio = abs(_like(got, value).astype(np.float64) - value) / limit
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            error = abs(_like(got, value).astype(np.float64) - value)
+            ratio = xp.where(error == 0, 0.0, error / limit)
         ratio = xp.where(xp.isfinite(ratio), ratio, np.inf).ravel()
         place = int(ratio.argmax())
         if ratio[place] > worst.bounds:
@@ -139,23 +147,17 @@ def judge(
 
 
 def judge_exact(case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected) -> Judgement:
-    """0 where every element has the exact value, else inf: for integers in direct sums, and for maxima."""
-    tiny = np.finfo(np.float64).tiny
-    zero_width = tuple(_map(lambda v: array_module(v).full(v.shape, tiny), v) for v in truth.values)
-    judgement = judge(case, direction, outputs, truth, zero_width)
-    return judgement if judgement.bounds == 0 else Judgement(math.inf, judgement.where)
+    """0 where every element has the exact value, else inf: for integers in direct sums."""
+    nothing = tuple(_map(lambda v: array_module(v).zeros(v.shape), v) for v in truth.values)
+    return judge(case, direction, outputs, truth, nothing)
 
 
-def needs_exact(case: Case, direction: str, design: str, algorithm: str) -> bool:
-    """Whether this design leaves no room for rounding: integers whose products are summed, and every maximum.
+def needs_exact(case: Case, design: str, algorithm: str) -> bool:
+    """Whether this design leaves no room for rounding: integers whose products are summed.
 
-    Averages of integers are rounded by their division; a max-pooling gradient of overlapping windows is a sum.
+    Averages of integers are rounded by their division.
     """
-    if case.op == "avgpool2d":
-        return False
-    if case.op == "maxpool2d" and direction == FORWARD:
-        return True
-    return design == INTEGERS and algorithm in EVERY_PRODUCT
+    return case.op != "avgpool2d" and design == INTEGERS and algorithm in EVERY_PRODUCT
 
 
 def dense_error(case: Case, direction: str, outputs: Sequence[Array | None], truth: Expected) -> float:
@@ -184,7 +186,7 @@ def verdict(
     arithmetic: str,
 ) -> Judgement:
     """Judge one result of one design: exactly where exactness is due, else by the bound."""
-    if needs_exact(case, direction, design, algorithm):
+    if needs_exact(case, design, algorithm):
         return judge_exact(case, direction, outputs, truth)
     limits = bound(case, direction, inputs, truth, algorithm, arithmetic)
     judgement = judge(case, direction, outputs, truth, limits)
@@ -212,16 +214,23 @@ def _judge_rounded(
 
 
 def _expected_pool(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any) -> Expected:
-    """Pooling: the windows over an element give its count; the result on absolute values its magnitude."""
-    spec = case.spec
-    values = _reference(case, direction, inputs, xp)
-    positive = [_map(abs, a) for a in inputs] if direction == FORWARD else [*inputs[:2], _map(abs, inputs[2])]
-    magnitudes = _reference(case, direction, positive, xp)
-    counts = tuple(_map(lambda v: xp.full(v.shape, float(spec.terms_of(direction))), v) for v in values)
-    return Expected(values, magnitudes, counts)
+    """Pooling. An average adds its pixels (its gradient what windows give) and takes one factor, itself rounded; a
+    maximum is copied, and its gradient the sum of those that windows give to one pixel.
+    """
+    x_and_y, last = inputs[:-1], inputs[-1]
+    terms = float(case.spec.terms_of(direction))
+    values = definition(case, direction, inputs, xp)
+    if case.op != "maxpool2d":
+        roundings = tuple(_map(lambda v: xp.full(v.shape, terms + 1), v) for v in values)
+    elif direction == FORWARD:
+        roundings = tuple(_map(xp.zeros_like, v) for v in values)
+    else:
+        given = definition(case, direction, (*x_and_y, _map(_indicator, last)), xp)
+        roundings = tuple(_map(lambda v: xp.maximum(v - 1, 0), v) for v in given)
+    return Expected(values, definition(case, direction, (*x_and_y, _map(abs, last)), xp), roundings)
 
 
-def _reference(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any) -> tuple[Array | None, ...]:
+def definition(case: Case, direction: str, inputs: Sequence[Array | None], xp: Any = np) -> tuple[Array | None, ...]:
     """The reference's float64 outputs, computed in blocks of samples so that memory stays bounded."""
     spec = replace(case.spec, dtype=FLOAT64)
     per_sample = 8 * sum(math.prod(s) for s in (spec.x_shape, spec.y_shape)) // spec.batch

@@ -8,33 +8,33 @@ each other, may round either way, which moves whole gradients and says nothing a
 
 Two bounds; above 1, in units of either, is WRONG:
 
-1. Elementwise, |error| <= gamma_(k+1) * (|x| * |w| + |b|) + (k+1) * 2^-126 with gamma_k = k*u / (1 - k*u), u = 2^-24
-   and k the most products summed into one value (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
-   No order of summation exceeds it. Max pooling computes nothing, so its bound is 0. On dense data it is generous for
-   large k, hence the second one. A declared transform (FFT, Winograd) is held to its own bound, that of bench.check:
-   it mixes other values into a sum, and leaves a rest where every product is zero.
-2. Normwise, distance to float64 <= 4 * Keras' distance to float64 + max(8, sqrt(k)) * 2^-23 * scale. A plain running
-   sum of k rounded terms of random or equal signs is off by about 0.4 * sqrt(k) * u of its size: each of its k
-   additions rounds a partial sum by u / sqrt(3) at most in root mean square, and the partial sums grow as sqrt(j) or
-   j. No implementation has to be cleverer than that, and sqrt(k) * 2^-23 is five times as much; what the rest of the
-   network makes of errors is known from Keras'. Distances are Euclidean norms for layers and weight gradients, with
-   the norm of the truth as scale, and maxima for logits and loss, with the largest logit as scale (the loss is a
-   difference of logits). In a network k is the largest of the layers on the way. This one is a rule, not a theorem.
+1. Elementwise: ``bench.check.bound`` for the declared algorithm and arithmetic, which no order of summation exceeds.
+   On dense data it is generous for large k, hence the second one.
+2. Normwise, distance to float64 <= 4 * Keras' distance to float64 + max(8, sqrt(k)) * 2u * scale, u being the
+   roundoff of the declared arithmetic: 2^-24 for float32. A plain running sum of k rounded terms of random or equal
+   signs is off by about 0.4 * sqrt(k) * u of its size: each of its k additions rounds a partial sum by u / sqrt(3) at
+   most in root mean square, and the partial sums grow as sqrt(j) or j. No implementation has to be cleverer than
+   that, and sqrt(k) * 2u is five times as much; what the rest of the network makes of errors is known from Keras'.
+   Distances are Euclidean norms for layers and weight gradients, with the norm of the truth as scale, and maxima for
+   logits and loss, with the largest logit as scale (the loss is a difference of logits). In a network k is the
+   largest of the layers on the way. Arithmetic that cuts factors before it multiplies (TF32), by a part d at most, is
+   allowed 2 * d * scale more for each layer and direction that it computes: cutting both factors of a product by d /
+   2 on average makes it smaller by d, and sums of them as well. This one is a rule, not a theorem.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
-from bench import check, precision
+from bench import check
 from bench.keras_model import Array, LayerTrace, Trace
 from bench.results import Failure
-from impls import Unavailable, reference
+from impls import Unavailable
 from impls.contract import DIRECT, FLOAT32
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, PoolSpec, arguments, directions_of
 
@@ -45,8 +45,8 @@ Compute: TypeAlias = Callable[[str, Case, str, Arrays], Arrays]
 Raises Failure, or Unavailable or NotImplementedError for what is not supported; anything else is an ERROR.
 """
 
-Declared: TypeAlias = Callable[[str, Case, str], str]
-"""(implementation, case, direction) -> the algorithm that it declares."""
+Declared: TypeAlias = Callable[[str, Case, str], tuple[str, str]]
+"""(implementation, case, direction) -> the algorithm and the arithmetic that it declares."""
 
 KERAS = "keras"
 """The name, for ``compute``, of what does the layers that are not swapped."""
@@ -54,9 +54,8 @@ KERAS = "keras"
 RECORDED = "keras (recorded)"
 """The name of Keras' own values in the rows of layers: a witness that contradicts float64 is WRONG too."""
 
-ROUNDOFF = 2.0**-24
-ULP = 2.0**-23
-SMALLEST_NORMAL = 2.0**-126
+AS_DEFINED = (DIRECT, FLOAT32)
+"""What Keras is held to, and who declares nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,6 @@ class LayerRow:
     the last two are in units of the bounds of this module. None where there is no result.
     """
 
-    columns: ClassVar[tuple[str, ...]] = (
-        *("model", "layer", "problem", "direction", "implementation", "status"),
-        *("to Keras", "to float64", "Keras to float64", "of bound", "of allowance", "reason"),
-    )
     model: str
     layer: str
     case: Case
@@ -84,12 +79,6 @@ class LayerRow:
     of_bound: float | None = None
     of_allowance: float | None = None
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, under ``columns``; of the reason the first line."""
-        figures = (self.to_keras, self.to_float64, self.keras_to_float64, self.of_bound, self.of_allowance)
-        name = (self.model, self.layer, str(self.case), self.direction, self.implementation, self.status)
-        return (*name, *map(_text, figures), _first_line(self.reason))
-
 
 @dataclass(frozen=True, slots=True)
 class SwapRow:
@@ -100,10 +89,6 @@ class SwapRow:
     that are nearer to each other than the allowed error. ``left_to_keras`` names what it does not compute.
     """
 
-    columns: ClassVar[tuple[str, ...]] = (
-        *("model", "swapped", "implementation", "status", "logits", "loss", "gradients", "at"),
-        *("flips", "ties", "of allowance", "left to Keras", "reason"),
-    )
     model: str
     swapped: str
     implementation: str
@@ -117,22 +102,13 @@ class SwapRow:
     of_allowance: float | None = None
     left_to_keras: tuple[str, ...] = ()
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, under ``columns``: the largest difference of a gradient, the reason's first line."""
-        worst = max(self.gradients, key=lambda name: self.gradients[name], default="")
-        name = (self.model, self.swapped, self.implementation, self.status)
-        figures = (self.logits, self.loss, self.gradients.get(worst))
-        counts = tuple("" if count is None else str(count) for count in (self.flips, self.ties))
-        left = ", ".join(self.left_to_keras)
-        return (*name, *map(_text, figures), worst, *counts, _text(self.of_allowance), left, _first_line(self.reason))
-
 
 def verify_model(
     trace: Trace,
     names: Mapping[str, tuple[str, ...]],
     compute: Compute,
     model: str = "",
-    declared: Declared = lambda name, case, direction: DIRECT,
+    declared: Declared = lambda name, case, direction: AS_DEFINED,
 ) -> Iterator[LayerRow | SwapRow]:
     """Judge the named implementations of every operation: first at each layer, then swapped in; rows as they come.
 
@@ -149,12 +125,12 @@ def verify_model(
             for name in names.get(layer.case.op, ()):
                 try:
                     outputs = _call(compute, name, layer.case, direction, witness.inputs)
-                    algorithm = declared(name, layer.case, direction)
-                    yield witness.judge(model, name, _present(outputs), algorithm)
+                    how = declared(name, layer.case, direction)
+                    yield witness.judge(model, name, outputs, _with_bound(name, how))
                 except Failure as failure:
                     failures[name, layer.name, direction] = failure
                     yield LayerRow(model, layer.name, layer.case, direction, name, failure.status, failure.reason)
-    network = _Network(trace, compute)
+    network = _Network(trace, compute, declared)
     for op in dict.fromkeys(layer.case.op for layer in trace.layers):
         for name in names.get(op, ()):
             refused = {key[1:]: failure for key, failure in failures.items() if key[0] == name}
@@ -163,32 +139,6 @@ def verify_model(
                     yield network.judge(model, label, swapped, name, refused)
                 except Failure as failure:
                     yield SwapRow(model, label, name, failure.status, failure.reason)
-
-
-def definition(case: Case, direction: str, inputs: Arrays) -> Arrays:
-    """The outputs in float64, by the operation's reference."""
-    plan = reference(case.op).plan(case.spec, (direction,))
-    outputs = tuple(
-        None if argument.shape is None else np.empty(argument.shape)
-        for argument in arguments(case.spec, direction)
-        if argument.is_output
-    )
-    getattr(plan, direction)(*inputs, *outputs)
-    return outputs
-
-
-def gamma_bound(case: Case, direction: str, inputs: Arrays) -> Arrays:
-    """How far each float32 output may be from ``definition``, whatever the order of summation; see the module."""
-    terms = case.spec.terms_of(direction)
-    if isinstance(case.spec, PoolSpec):
-        rounded = _gamma(terms - 1 if direction == GRAD_INPUT else 0)  # gradients that meet are added, nothing else is
-        *windows, last = inputs
-        sizes = definition(case, direction, (*windows, _absolute(last)))
-        return tuple(rounded * np.abs(size) for size in sizes if size is not None)
-    linear = Case(case.op, replace(case.spec, activation=None))
-    sizes = definition(linear, direction, tuple(map(_absolute, inputs)))
-    least = (terms + 1) * SMALLEST_NORMAL
-    return tuple(None if size is None else _gamma(terms + 1) * size + least for size in sizes)
 
 
 def softmax_loss(logits: Array, labels: Array) -> tuple[float, Array]:
@@ -209,44 +159,38 @@ class _Witness:
         roles = arguments(layer.case.spec, direction)
         self.layer, self.direction = layer, direction
         self.inputs: Arrays = tuple(getattr(layer, role.name) for role in roles if not role.is_output)
-        self.keras = _present(getattr(layer, role.name) for role in roles if role.is_output)
-        self.truth = _present(definition(layer.case, direction, self.inputs))
-        self.bound = _present(gamma_bound(layer.case, direction, self.inputs))
+        self.keras: Arrays = tuple(getattr(layer, role.name) for role in roles if role.is_output)
+        self.truth = check.expected(layer.case, direction, self.inputs)
+        self.bounds: dict[tuple[str, str], Arrays] = {}
         self.unit = _dense_unit(layer.case, direction, self.inputs)
 
-    def bound_of(self, algorithm: str) -> tuple[Array, ...]:
-        """The elementwise bound of an algorithm."""
-        if precision.kind(algorithm) == precision.SUMS:
-            return self.bound
-        case, direction = self.layer.case, self.direction
-        truth = check.expected(case, direction, self.inputs)
-        return _present(check.bound(case, direction, self.inputs, truth, algorithm, FLOAT32))
-
-    @np.errstate(invalid="ignore", over="ignore")  # what is not a number is judged, not warned of
-    def judge(self, model: str, name: str, ours: tuple[Array, ...], algorithm: str = DIRECT) -> LayerRow:
-        """The row of the outputs of an implementation that declares this algorithm."""
-        layer, terms = self.layer, self.layer.case.spec.terms_of(self.direction)
-        of_bound = max(
-            _largest_ratio(np.abs(o - t), bound)
-            for o, t, bound in zip(ours, self.truth, self.bound_of(algorithm), strict=True)
-        )
-        of_allowance = max(
-            _fraction(_norm(o - t), _norm(k - t), _norm(t), terms)
-            for o, k, t in zip(ours, self.keras, self.truth, strict=True)
-        )
-        wrong = [] if of_bound <= 1 else [f"{of_bound:.3g} of the elementwise bound"]
+    def judge(self, model: str, name: str, ours: Arrays, declared: tuple[str, str] = AS_DEFINED) -> LayerRow:
+        """The row of the outputs of an implementation that declares this algorithm and arithmetic."""
+        layer, direction = self.layer, self.direction
+        if declared not in self.bounds:
+            self.bounds[declared] = check.bound(layer.case, direction, self.inputs, self.truth, *declared)
+        judgement = check.judge(layer.case, direction, ours, self.truth, self.bounds[declared])
+        of_allowance = self._of_allowance(ours, declared[1])
+        wrong = [] if judgement.is_right else [f"{judgement.bounds:.3g} of the elementwise bound: {judgement.where}"]
         wrong += [] if of_allowance <= 1 else [f"{of_allowance:.3g} of the allowed distance to float64"]
         return LayerRow(
-            *(model, layer.name, layer.case, self.direction, name, "WRONG" if wrong else "OK", " and ".join(wrong)),
+            *(model, layer.name, layer.case, direction, name, "WRONG" if wrong else "OK", " and ".join(wrong)),
             to_keras=self._in_units(ours, self.keras),
-            to_float64=self._in_units(ours, self.truth),
-            keras_to_float64=self._in_units(self.keras, self.truth),
-            of_bound=of_bound,
+            to_float64=self._in_units(ours, self.truth.values),
+            keras_to_float64=self._in_units(self.keras, self.truth.values),
+            of_bound=judgement.bounds,
             of_allowance=of_allowance,
         )
 
-    def _in_units(self, some: tuple[Array, ...], others: tuple[Array, ...]) -> float:
-        largest = max(_largest(a - b) for a, b in zip(some, others, strict=True))
+    @np.errstate(invalid="ignore", over="ignore")  # what is not a number is judged, not warned of
+    def _of_allowance(self, ours: Arrays, arithmetic: str) -> float:
+        terms = self.layer.case.spec.terms_of(self.direction)
+        each = zip(*map(_present, (ours, self.keras, self.truth.values)), strict=True)
+        return max(_fraction(_norm(o - t), _norm(k - t), _norm(t), terms, (arithmetic,)) for o, k, t in each)
+
+    @np.errstate(invalid="ignore", over="ignore")
+    def _in_units(self, some: Arrays, others: Arrays) -> float:
+        largest = max(_largest(a - b) for a, b in zip(_present(some), _present(others), strict=True))
         return largest / self.unit if self.unit else largest
 
 
@@ -262,12 +206,14 @@ class _Outcome:
 class _Network:
     """A reference model in which any layer may be computed by anything; Keras' and float64's outcome as witnesses."""
 
-    def __init__(self, trace: Trace, compute: Compute) -> None:
-        self.trace, self.compute = trace, compute
+    def __init__(self, trace: Trace, compute: Compute, declared: Declared) -> None:
+        self.trace, self.compute, self.declared = trace, compute, declared
         self.keras = _Outcome(
             trace.logits, trace.loss, {key: g for layer in trace.layers for key, g in _gradients(layer).items()}
         )
-        self.truth = self._run(lambda layer, direction, inputs: definition(layer.case, direction, inputs), np.float64)
+        self.truth = self._run(
+            lambda layer, direction, inputs: check.definition(layer.case, direction, inputs), np.float64
+        )
         specs = [layer.case.spec for layer in trace.layers]
         self.terms = max(spec.terms_of(direction) for spec in specs for direction in (FORWARD, GRAD_INPUT))
         self.gradient_terms = {
@@ -299,7 +245,14 @@ class _Network:
                 raise Failure("ERROR", f"at layer {layer.name}, left to {KERAS}: {failure.reason}") from failure
 
         outcome = self._run(call, np.float32, start=self.trace.layers.index(swapped[0]))
-        return self._row(model, label, name, outcome, tuple(" ".join(part) for part in parts if part in refused))
+        used = [
+            self.declared(name, layer.case, direction)[1]
+            for layer in swapped
+            for direction in directions_of(layer.case.op)
+            if (layer.name, direction) not in refused
+        ]
+        left_to_keras = tuple(" ".join(part) for part in parts if part in refused)
+        return self._row(model, label, name, outcome, left_to_keras, used)
 
     def _run(
         self, call: Callable[[LayerTrace, str, Arrays], Arrays], dtype: type[np.floating], start: int = 0
@@ -327,20 +280,23 @@ class _Network:
                 (dy,) = _present(call(layer, GRAD_INPUT, given))
         return _Outcome(value, loss, gradients)
 
-    def _row(self, model: str, label: str, name: str, ours: _Outcome, left_to_keras: tuple[str, ...]) -> SwapRow:
+    def _row(
+        self, model: str, label: str, name: str, ours: _Outcome, left_to_keras: tuple[str, ...], used: Sequence[str]
+    ) -> SwapRow:
         keras, truth, terms = self.keras, self.truth, self.terms
         scale = _largest(truth.logits)
         keras_logits = _largest(keras.logits - truth.logits)
         fractions = {
-            "logits": _fraction(_largest(ours.logits - truth.logits), keras_logits, scale, terms),
-            "loss": _fraction(abs(ours.loss - truth.loss), abs(keras.loss - truth.loss), scale, terms),
+            "logits": _fraction(_largest(ours.logits - truth.logits), keras_logits, scale, terms, used),
+            "loss": _fraction(abs(ours.loss - truth.loss), abs(keras.loss - truth.loss), scale, terms, used),
         }
         for key, exact in truth.gradients.items():
             distance, keras_distance = _norm(ours.gradients[key] - exact), _norm(keras.gradients[key] - exact)
-            fractions[key] = _fraction(distance, keras_distance, _norm(exact), max(terms, self.gradient_terms[key]))
+            most = max(terms, self.gradient_terms[key])
+            fractions[key] = _fraction(distance, keras_distance, _norm(exact), most, used)
         worst = max(fractions, key=lambda key: fractions[key])
         wrong = not fractions[worst] <= 1
-        nearest = 2 * (_allowance(keras_logits, scale, terms) + keras_logits)
+        nearest = 2 * (_allowance(keras_logits, scale, terms, used) + keras_logits)
         flipped = ours.logits.argmax(axis=1) != keras.logits.argmax(axis=1)
         top = np.sort(keras.logits[flipped], axis=1)
         return SwapRow(
@@ -381,6 +337,14 @@ def _call(compute: Compute, name: str, case: Case, direction: str, inputs: Array
     return outputs
 
 
+def _with_bound(name: str, declared: tuple[str, str]) -> tuple[str, str]:
+    """What it declares. Raises Failure where there is no bound for that arithmetic."""
+    if declared[1] not in check.ROUNDOFF:
+        known = ", ".join(check.ROUNDOFF)
+        raise Failure("ERROR", f"{name} declares {declared[1]} arithmetic, which cannot be judged; known: {known}")
+    return declared
+
+
 def _gradients(layer: LayerTrace) -> dict[str, Array]:
     """The recorded gradients of a layer's weights and bias, by their names in a network."""
     found = {f"{layer.name}.dw": layer.dw, f"{layer.name}.db": layer.db}
@@ -390,25 +354,22 @@ def _gradients(layer: LayerTrace) -> dict[str, Array]:
 def _dense_unit(case: Case, direction: str, inputs: Arrays) -> float:
     """sqrt(terms) * u * the product of the factors' root mean squares; pooling has one: its pixels, or gradients."""
     factors = inputs[-1:] if isinstance(case.spec, PoolSpec) else inputs[:2]
-    return math.sqrt(case.spec.terms_of(direction)) * ROUNDOFF * math.prod(map(_rms, _present(factors)))
+    return math.sqrt(case.spec.terms_of(direction)) * check.ROUNDOFF[FLOAT32] * math.prod(map(_rms, _present(factors)))
 
 
-def _allowance(keras_distance: float, scale: float, terms: int) -> float:
-    return 4 * keras_distance + max(8.0, math.sqrt(terms)) * ULP * scale
+def _allowance(keras_distance: float, scale: float, terms: int, used: Sequence[str]) -> float:
+    """The second bound of this module; ``used``: the arithmetic of each layer and direction on the way."""
+    u = max(check.ROUNDOFF[arithmetic] for arithmetic in (FLOAT32, *used))
+    cut = sum(2 * check.FACTOR_ROUNDOFF.get(arithmetic, 0.0) for arithmetic in used)
+    return 4 * keras_distance + (max(8.0, math.sqrt(terms)) * 2 * u + cut) * scale
 
 
-def _fraction(distance: float, keras_distance: float, scale: float, terms: int) -> float:
+def _fraction(distance: float, keras_distance: float, scale: float, terms: int, used: Sequence[str]) -> float:
     """A distance in units of what is allowed; infinite if it is not a number, or not 0 where only 0 is allowed."""
-    allowance = _allowance(keras_distance, scale, terms)
+    allowance = _allowance(keras_distance, scale, terms, used)
     if distance == 0:
         return 0.0
     return distance / allowance if math.isfinite(distance) and allowance > 0 else math.inf
-
-
-def _largest_ratio(error: Array, bound: Array) -> float:
-    """The largest error / bound, with 0 / 0 = 0; infinite if an error is not a number."""
-    ratio = np.divide(error, bound, out=np.where(error == 0, 0.0, np.inf), where=(bound > 0) & np.isfinite(error))
-    return float(ratio.max())
 
 
 def _relative(difference: Array, whole: Array) -> float:
@@ -416,16 +377,8 @@ def _relative(difference: Array, whole: Array) -> float:
     return _norm(difference) / size if size else _norm(difference)
 
 
-def _gamma(terms: int) -> float:
-    return terms * ROUNDOFF / (1 - terms * ROUNDOFF)
-
-
 def _present(arrays: Iterable[Array | None]) -> tuple[Array, ...]:
     return tuple(array for array in arrays if array is not None)
-
-
-def _absolute(array: Array | None) -> Array | None:
-    return None if array is None else np.abs(array)
 
 
 def _largest(array: Array) -> float:
@@ -438,11 +391,3 @@ def _norm(array: Array) -> float:
 
 def _rms(array: Array) -> float:
     return _norm(array) / math.sqrt(array.size)
-
-
-def _first_line(reason: str) -> str:
-    return reason.partition("\n")[0]
-
-
-def _text(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.2g}"

@@ -202,13 +202,13 @@ def _keeper(bits: int, *, cut: bool = False) -> Rounding:
 
 def _is_correctly_rounded(known: Probe, got: Array) -> bool:
     """Whether float32 results are the float64 sums rounded once, and there are enough to say so."""
-    value, count = known.truth.values[0], known.truth.counts[0]
-    if known.case.spec.dtype != FLOAT32 or value is None or count is None:
+    value, roundings = known.truth.values[0], known.truth.roundings[0]
+    if known.case.spec.dtype != FLOAT32 or value is None or roundings is None:
         return False
     slack = 1 + 2.0**-20  # the float64 sums are rounded as well
     if not (abs(got - value) <= slack * check.ROUNDOFF[FLOAT32] * abs(value)).all():
         return False
-    telling = (count >= 2) & (value != 0) & ~_hides_roundings(known)
+    telling = (roundings > 2) & (value != 0) & ~_hides_roundings(known)
     return int(telling.sum()) >= FEWEST_SUMS
 
 
@@ -245,12 +245,11 @@ def _worst(known: Probe, got: Array, hypothesis: Hypothesis) -> float:
 
 
 def _limit(truth: check.Expected, u: float, tiny: float) -> Array:
-    """gamma_(k+1) of each sum times its magnitude, as in bench.check."""
-    magnitude, count = truth.magnitudes[0], truth.counts[0]
+    """gamma of each sum's roundings times its magnitude, as in bench.check."""
+    magnitude, roundings = truth.magnitudes[0], truth.roundings[0]
     assert magnitude is not None
-    assert count is not None
-    k = count + 1
-    limit: Array = k * u / (1 - k * u) * magnitude + k * tiny
+    assert roundings is not None
+    limit: Array = roundings * u / (1 - roundings * u) * magnitude + roundings * tiny
     return limit
 
 

@@ -32,6 +32,7 @@ def verify_in_model(
     return list(verify_model(recorded, ours, session.compute, model.name, _declared))
 
 
-def _declared(name: str, case: Case, direction: str) -> str:
-    """The algorithm that an implementation declares."""
-    return registry.get(case.op, name).algorithm_of(case.spec, direction)
+def _declared(name: str, case: Case, direction: str) -> tuple[str, str]:
+    """The algorithm and the arithmetic that an implementation declares."""
+    record = registry.get(case.op, name)
+    return record.algorithm_of(case.spec, direction), record.arithmetic_of(case.spec, direction)

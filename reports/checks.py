@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from statistics import median
 
 import pandas as pd
@@ -62,12 +63,13 @@ def layer_table(rows: Iterable[LayerRow | SwapRow]) -> Table:
         f"{found[0].model if found else ''}: layer by layer on Keras' own activations and gradients, real images",
         ("implementation", "status", "to Keras", "to float64", "Keras to f64", "of bound", "of allowance", "reason"),
         tuple(Section(title, tuple(lines)) for title, lines in sections.items()),
-        pd.DataFrame.from_records([dict(zip(LayerRow.columns, row.cells(), strict=True)) for row in found]),
+        _frame(found),
         left=("implementation", "status", "reason"),
         notes=(
             "distances: largest, in units of sqrt(terms) * roundoff * rms of the factors",
-            "of bound: largest error over gamma_(k+1) (|x| |w| + |b|); of allowance: distance to float64 over "
-            "4 times Keras' own plus max(8, sqrt(k)) units in the last place; above 1 is wrong",
+            "of bound: largest error over the bound of the declared algorithm and arithmetic; of allowance: distance "
+            "to float64 over 4 times Keras' own plus max(8, sqrt(k)) units in the last place (and what TF32 cuts off); "
+            "above 1 is wrong",
         ),
     )
 
@@ -77,7 +79,7 @@ def swap_table(rows: Iterable[LayerRow | SwapRow]) -> Table:
     found = [row for row in rows if isinstance(row, SwapRow)]
     sections: dict[str, list[Line]] = {}
     for row in found:
-        worst = max(row.gradients, key=lambda name, of=row.gradients: of[name], default="")  # type: ignore[misc]  # a default argument binds this row
+        worst = _worst_gradient(row)
         flips = MISSING if row.flips is None else f"{row.flips}" + (f" ({row.ties} ties)" if row.ties else "")
         cells = (
             row.implementation,
@@ -94,7 +96,7 @@ def swap_table(rows: Iterable[LayerRow | SwapRow]) -> Table:
         f"{found[0].model if found else ''}: swapped into the model",
         ("implementation", "status", "logits", "loss", "worst gradient", "flips", "of allowance", "note"),
         tuple(Section(title, tuple(lines)) for title, lines in sections.items()),
-        pd.DataFrame.from_records([dict(zip(SwapRow.columns, row.cells(), strict=True)) for row in found]),
+        _frame(found),
         left=("implementation", "status", "note"),
         notes=(
             "logits, loss: largest difference to Keras; worst gradient: |difference| / |Keras' gradient|, and whose",
@@ -129,6 +131,16 @@ def training_table(agreement: Agreement) -> Table:
             "loss of the last step, both running freely, not judged: ours {:.6f}, Keras {:.6f}".format(*ends),
         ),
     )
+
+
+def _frame(rows: Sequence[LayerRow] | Sequence[SwapRow]) -> pd.DataFrame:
+    """The rows' fields, as they are."""
+    return pd.DataFrame.from_records([{f.name: getattr(row, f.name) for f in fields(row)} for row in rows])
+
+
+def _worst_gradient(row: SwapRow) -> str:
+    """Whose gradient differs most from Keras', or nothing."""
+    return max(row.gradients, key=lambda name: row.gradients[name], default="")
 
 
 def _largest(values: Iterable[float | None]) -> float | None:

@@ -19,23 +19,25 @@ from reports.formats import MISSING, Line, Section, Table
 from reports.scaling import base_text
 
 KERNELS = ("numba_jit_blocked", "numba_jit_winograd")
+THREADS = 64
+"""For so many the table says how many pieces there are, whatever the machine that writes it has."""
 
 
-def pieces(name: str, spec: ConvSpec, direction: str) -> int | None:
-    """Into how many pieces one of KERNELS can cut a call, at most; None where it does not compute it.
+def pieces(name: str, spec: ConvSpec, direction: str, threads: int = THREADS) -> int | None:
+    """Into how many pieces one of KERNELS can cut a call for these threads; None where it does not compute it.
 
     Of a convolution without stride, each piece being one thread's at a time.
     """
     (problem,) = problems(spec, direction)
     if name == "numba_jit_blocked":
-        return _blocked(problem, direction)
+        return _blocked(problem, direction, threads)
     return None if winograd.why_not(spec, direction) else _winograd(problem, direction)
 
 
-def _blocked(problem: Problem, direction: str) -> int:
-    layout, _ = blocked.cut(problem, direction)
+def _blocked(problem: Problem, direction: str, threads: int) -> int:
+    layout, _ = blocked.cut(problem, direction, threads)
     if direction != GRAD_WEIGHTS:
-        return int(-(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples))
+        return int(blocked.blocks_of(problem, layout))
     parts, splits = blocked.division(problem, layout.sums_rows * layout.runs * layout.sums_run * layout.width)
     return int(parts * splits)
 
@@ -74,10 +76,8 @@ def pieces_table() -> Table:
         tuple(sections),
         pd.DataFrame.from_records(records),
         notes=(
-            "into how many pieces the code cuts a call at most, for as many threads as wrote this; more threads than "
-            "pieces wait",
-            "blocked forward, grad_input: blocks, which become smaller for more threads; "
-            "winograd: tiles, which are handed out in such blocks",
+            f"into how many pieces the code cuts a call for {THREADS} threads; where there are fewer, some wait",
+            "winograd forward, grad_input: tiles; they are handed out in blocks, which become smaller for more threads",
         ),
     )
 
@@ -90,10 +90,9 @@ Read from the code: no machine with so many threads was measured. The table belo
 
 * **numba_jit_blocked, forward and input gradient.** Threads share blocks of whole rows of results: at most
   {blocked.PIXELS} results of a filter, at most {blocked.STRIP_BYTES >> 10} KiB of image rows, and several samples where
-  images are small. A call has about batch x rows x columns / {blocked.PIXELS} of them; they become smaller until there
-  is one for every thread, down to one row of results (tiles along samples down to {blocked.LEAST_SAMPLES} samples), and
-  the rows of an image under two of them are copied by both. Blocks are handed out once: with a few more of them than
-  threads, most threads wait for those that have two.
+  images are small. They become smaller, down to one row of one image, where the thread that gets most is done earlier
+  so, counting the image rows that two blocks copy. Tiles along samples (small images, many samples) keep
+  {blocked.LEAST_SAMPLES} samples, and give way to tiles along rows where too many threads would wait.
   Weights that have to be packed are packed by tap, a 3x3 kernel in 9 pieces. The blocks of all threads together take at
   most {scratch}: where image rows are long, threads are left out.
 * **numba_jit_blocked, weight gradient.** The batch is cut into parts with sums of their own, by the problem alone, so

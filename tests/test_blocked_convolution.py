@@ -20,7 +20,7 @@ from impls.specs import DIRECTIONS, FORWARD, GRAD_INPUT, GRAD_WEIGHTS, arguments
 ALONG_SAMPLES = (
     *(f"{batch}x4x3x5,k5x3,f{LANES}" for batch in (8, 9, 16, 17, 29, 33)),
     *(f"{batch}x3x3x4,k3x3,f40" for batch in (41, 57)),
-    *(f"19x5x4x6,{rest}" for rest in ("k5x5,f32,s2x1", "k7x5,f64,d1x2", "k3x5,f96,g3", "k7x4,f64,p1:4:2:2")),
+    *(f"31x5x4x6,{rest}" for rest in ("k5x5,f32,s2x1", "k7x5,f64,d1x2", "k3x5,f96,g3", "k7x4,f64,p1:4:2:2")),
 )
 NO_TAP = ("19x3x4x2,k2x2,f16,p0:1:5:4", "19x3x3x2,k2x2,f20,p5:4:0:1")
 COVERED = {
@@ -68,7 +68,7 @@ def test_blocks_of_outputs_follow_each_other_to_the_last_output(outputs):
 def test_few_filters_take_the_columns_beside_them_into_their_vectors():
     """Eight filters would leave half of a vector of sixteen idle."""
     layouts = {
-        f: blocked.cut(problems(parse("conv2d", f"1x8x64x4,k5x5,f{f}"), FORWARD)[0], FORWARD)[0] for f in (1, 64)
+        f: blocked.cut(problems(parse("conv2d", f"1x8x64x4,k5x5,f{f}"), FORWARD)[0], FORWARD, 2)[0] for f in (1, 64)
     }
     assert layouts[1].neighbours > 1
     assert layouts[64].neighbours == 1
@@ -76,13 +76,13 @@ def test_few_filters_take_the_columns_beside_them_into_their_vectors():
 
 @pytest.mark.parametrize("text", ALONG_SAMPLES)
 def test_tiles_hold_samples_where_images_are_small_and_samples_many(text):
-    assert blocked.cut(problems(parse("conv2d", text), FORWARD)[0], FORWARD)[0].along_samples
+    assert blocked.cut(problems(parse("conv2d", text), FORWARD)[0], FORWARD, 2)[0].along_samples
 
 
 @pytest.mark.parametrize("text", ["32x64x64x16,k3x3,f16", f"{blocked.LEAST_SAMPLES - 1}x4x4x16,k7x7,f16"])
 def test_tiles_hold_rows_where_images_are_large_or_samples_few(text):
     for direction in (FORWARD, GRAD_INPUT):
-        assert not blocked.cut(problems(parse("conv2d", text), direction)[0], direction)[0].along_samples
+        assert not blocked.cut(problems(parse("conv2d", text), direction)[0], direction, 2)[0].along_samples
 
 
 @pytest.mark.parametrize("text", NO_TAP)
@@ -92,14 +92,24 @@ def test_a_pixel_that_no_tap_meets_has_a_place_in_padding_alone(text):
     assert cost == float("inf")
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4, 8])
 @pytest.mark.parametrize("direction", [FORWARD, GRAD_INPUT])
-@pytest.mark.parametrize("text", ["1x32x32x8,k3x3,f8", "2x8x9x8,k3x3,f8", "5x8x6x8,k3x3,f8"])
-def test_every_thread_finds_a_block_where_there_are_lines_enough(text, direction, threads, monkeypatch):
-    monkeypatch.setattr(blocked.numba, "get_num_threads", lambda: threads)
+@pytest.mark.parametrize(
+    ("text", "threads", "samples", "lines"),
+    [
+        ("1x32x32x8,k3x3,f8", 1, 1, 32),
+        ("1x32x32x8,k3x3,f8", 2, 1, 16),
+        ("1x9x8x5,k3x3,f9", 4, 1, 3),
+        ("3x16x16x8,k3x3,f8", 2, 1, 8),
+        ("4x8x8x8,k3x3,f8", 2, 2, 8),
+        ("5x8x6x8,k3x3,f8", 8, 1, 8),
+        ("33x32x32x8,k3x3,f8", 32, 1, 11),
+        ("32x32x32x8,k3x3,f8", 2, 1, 32),
+    ],
+)
+def test_blocks_are_as_small_as_pays_for_the_thread_that_gets_most(text, threads, samples, lines, direction):
     (problem,) = problems(parse("conv2d", text), direction)
-    layout, _ = blocked.cut(problem, direction)
-    assert -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples) >= threads
+    layout, _ = blocked.cut(problem, direction, threads)
+    assert (layout.samples, layout.lines) == (samples, lines)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -23,18 +23,18 @@ def compute(case, direction, arrays, dtype=np.float32):
 def test_sparse_inputs_have_about_four_products_per_sum(direction, design):
     case = parse_case("conv2d:8x16x16x32,k3x3,f32")
     arrays = inputs.make(case, direction, design, seed=0)
-    counts = check.expected(case, direction, arrays).counts[0]
-    assert 2 < counts.mean() < 6
+    roundings = check.expected(case, direction, arrays).roundings[0]
+    assert 3 < roundings.mean() < 7
 
 
-def test_counts_and_magnitudes_are_those_of_each_element():
+def test_roundings_and_magnitudes_are_those_of_each_element():
     case = parse_case("dense:1x3,u1")
     x = np.array([[2, 0, -3]], np.float32)
     w = np.array([[5], [7], [1]], np.float32)
     b = np.array([-4], np.float32)
     truth = check.expected(case, "forward", (x, w, b))
     assert truth.values[0] == 3
-    assert truth.counts[0] == 2
+    assert truth.roundings[0] == 3
     assert truth.magnitudes[0] == 17
     limit = check.bound(case, "forward", (x, w, b), truth, DIRECT, FLOAT32)[0]
     assert limit == pytest.approx(3 * U / (1 - 3 * U) * 17)
@@ -79,6 +79,46 @@ def test_integers_must_be_exact_unless_an_fft_computes_them():
     assert not check.verdict(CASE, "forward", inputs.INTEGERS, arrays, outputs, truth, DIRECT, FLOAT32).is_right
     outputs[0][0, 0, 0, 0] += np.float32(1)
     assert not check.verdict(CASE, "forward", inputs.INTEGERS, arrays, outputs, truth, FFT, FLOAT32).is_right
+
+
+@pytest.mark.parametrize("arithmetic", [FLOAT32, TF32])
+def test_a_maximum_has_no_error_whatever_is_declared(arithmetic):
+    case = parse_case("maxpool2d:2x5x5x1,pool2x2")
+    arrays = inputs.make(case, "forward", inputs.DENSE, seed=0)
+    truth = check.expected(case, "forward", arrays)
+    (limit,) = check.bound(case, "forward", arrays, truth, DIRECT, arithmetic)
+    assert not limit.any()
+    value = truth.values[0].copy()
+    assert check.judge(case, "forward", (value,), truth, (limit,)).bounds == 0
+    value.flat[3] *= 1 + U
+    assert check.judge(case, "forward", (value,), truth, (limit,)).bounds == np.inf
+
+
+def test_the_gradient_of_a_maximum_is_rounded_where_windows_give_to_the_same_pixel():
+    """Of 1 in the corner of its window, of 9 in the middle, the others are the largest of one window or of none."""
+    case = parse_case("maxpool2d:1x5x5x1,pool3x3,s1x1")
+    x = np.zeros(case.spec.x_shape, np.float32)
+    x[0, 2, 2] = 1
+    y, dy = np.ones(case.spec.y_shape, np.float32), np.full(case.spec.y_shape, -1, np.float32)
+    truth = check.expected(case, "grad_input", (x, y, dy))
+    assert truth.values[0][0, 2, 2] == -9
+    assert truth.roundings[0][0, 2, 2] == 8
+    assert truth.magnitudes[0][0, 2, 2] == 9
+    assert truth.roundings[0].sum() == 8
+    dy[0, 0] = 0
+    assert check.expected(case, "grad_input", (x, y, dy)).roundings[0][0, 2, 2] == 5
+
+
+def test_a_float64_result_may_be_off_by_the_truths_own_roundings_too():
+    """1 + u + u + u in float64: 1 from left to right, 1 + 4u from right to left, and either may be the reference."""
+    u = 2.0**-53
+    x, w = np.array([[1, u, u, u]]), np.ones((4, 1))
+    case = parse_case("dense:1x4,u1,float64")
+    truth = check.expected(case, "forward", (x, w, np.zeros(1)))
+    (limit,) = check.bound(case, "forward", (x, w, np.zeros(1)), truth, DIRECT, "float64")
+    for order in (1.0, 1 + 4 * u):
+        assert check.judge(case, "forward", (np.array([[order]]),), truth, (limit,)).is_right
+    assert limit == pytest.approx(2 * 5 * u, rel=1e-6)
 
 
 def test_what_was_never_written_is_infinitely_wrong():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from bench.check import definition
 from bench.keras_model import (
     BIAS,
     CLASSES,
@@ -19,19 +20,13 @@ from bench.keras_model import (
     reference_models,
     trace,
 )
-from bench.model_check import (
-    RECORDED,
-    Failure,
-    LayerRow,
-    SwapRow,
-    definition,
-    gamma_bound,
-    softmax_loss,
-    verify_model,
-)
+from bench.model_check import AS_DEFINED, RECORDED, Failure, LayerRow, SwapRow, softmax_loss, verify_model
 from impls import Unavailable
+from impls.contract import FLOAT32, TF32
 from impls.nn.structure import parse, steps
 from impls.specs import FORWARD, GRAD_INPUT, GRAD_WEIGHTS, Case, parse_case
+from reports.checks import layer_table, swap_table
+from reports.formats import markdown_table
 
 STRUCTURE = parse("C(3,4,r);M(2);DR(0.5);C(3,6,r)x2;F();D(12,r);DR(0.5);D(5,sm)")
 IMAGE = (9, 7, 2)
@@ -164,9 +159,10 @@ def computing(**planted):
     return compute
 
 
-def judged(recorded, compute, ops, name):
+def judged(recorded, compute, ops, name, declared=AS_DEFINED):
     """(layer rows, swap rows) of one implementation."""
-    rows = [r for r in verify_model(recorded, dict.fromkeys(ops, (name,)), compute) if r.implementation == name]
+    found = verify_model(recorded, dict.fromkeys(ops, (name,)), compute, declared=lambda *_: declared)
+    rows = [r for r in found if r.implementation == name]
     return [r for r in rows if isinstance(r, LayerRow)], [r for r in rows if isinstance(r, SwapRow)]
 
 
@@ -218,9 +214,30 @@ def test_a_declared_transform_is_held_to_its_own_bound(recorded, algorithm, stat
         return tuple(output + np.float32(1e-9) for output in single(case, direction, inputs))
 
     one = replace(recorded, layers=(replace(layer, x=x, dy=dy),))
-    rows = verify_model(one, {"conv2d": ("w",)}, computing(w=(GRAD_WEIGHTS, rest)), declared=lambda *_: algorithm)
-    found = next(r for r in rows if isinstance(r, LayerRow) and (r.implementation, r.direction) == ("w", GRAD_WEIGHTS))
+    how = algorithm, FLOAT32
+    rows = verify_model(one, {"conv2d": ("w",)}, computing(w=(GRAD_WEIGHTS, rest)), declared=lambda *_: how)
+    found = next(r for r in rows if (r.implementation, r.direction) == ("w", GRAD_WEIGHTS))
     assert found.status == status, found.reason
+
+
+@pytest.mark.parametrize(("bits", "arithmetic", "right"), [(11, TF32, True), (11, FLOAT32, False), (8, TF32, False)])
+def test_arithmetic_that_cuts_factors_is_held_to_what_it_declares(recorded, bits, arithmetic, right):
+    """At every layer with weights. 11 bits are what a tensor core reads of a TF32 factor, bfloat16 has 8."""
+    mask = np.uint32(0xFFFFFFFF << (24 - bits) & 0xFFFFFFFF)
+
+    def cut(case, direction, inputs):
+        factors = tuple((factor.view(np.uint32) & mask).view(np.float32) for factor in inputs[:2])
+        return single(case, direction, (*factors, *inputs[2:]))
+
+    layers, swaps = judged(recorded, computing(t=("any", cut)), ("conv2d", "dense"), "t", ("direct", arithmetic))
+    assert {row.status for row in layers} == {"OK" if right else "WRONG"}
+    assert right <= all(row.status == "OK" for row in swaps)
+
+
+def test_arithmetic_without_a_bound_is_an_error_and_the_others_are_judged(recorded):
+    layers, swaps = judged(recorded, computing(), EVERY_OP, "b", ("direct", "bfloat16"))
+    assert {row.status for row in layers + swaps} == {"ERROR"}
+    assert "b declares bfloat16 arithmetic, which cannot be judged" in layers[0].reason
 
 
 def test_keras_loss_and_its_gradient_are_those_of_softmax_and_cross_entropy(recorded):
@@ -360,25 +377,13 @@ def test_a_flip_between_logits_nearer_than_the_allowed_error_is_a_tie(gap, ties,
     assert (row.flips, row.ties, row.status) == (1, ties, status)
 
 
-def test_the_bound_of_max_pooling_is_zero():
-    """Nothing is computed, so nothing may differ; where windows overlap, gradients are added."""
-    x = np.random.default_rng(0).standard_normal((2, 5, 5, 1))
-    for text, added in (("maxpool2d:2x5x5x1,pool2x2", False), ("maxpool2d:2x5x5x1,pool2x2,s1x1", True)):
-        case = parse_case(text)
-        (y,) = definition(case, FORWARD, (x,))
-        assert not gamma_bound(case, FORWARD, (x,))[0].any()
-        assert gamma_bound(case, GRAD_INPUT, (x, y, -np.ones_like(y)))[0].any() == added
-
-
-def test_every_row_fits_its_columns(recorded):
-    """Rows with and without figures have one cell per column."""
+def test_the_tables_show_what_is_right_and_what_failed(recorded):
     compute = computing(broken=("any", lambda *_: 1 / 0))
-    for name in ("single", "broken"):
+    for name, status in (("single", "OK"), ("broken", "ERROR")):
         layers, swaps = judged(recorded, compute, EVERY_OP, name)
-        for row in layers + swaps:
-            cells = row.cells()
-            assert len(cells) == len(row.columns)
-            assert all(isinstance(cell, str) for cell in cells)
+        for table, rows in ((layer_table(layers), layers), (swap_table(swaps), swaps)):
+            assert list(table.frame.status) == [status] * len(rows)
+            assert markdown_table(table).count(f"| {name} | {status} |") == len(rows)
 
 
 @pytest.mark.parametrize("dataset", CLASSES)

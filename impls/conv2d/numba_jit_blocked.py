@@ -54,7 +54,7 @@ LINE = ALIGNMENT // ITEMSIZE[FLOAT32]
 LEAST_SAMPLES = 8
 """Of such a strip: tiles of fewer rows read the weights from the second-level cache too often."""
 WORTH = 0.95
-"""Of the cost of tiles along rows: what tiles along samples must stay below, whose strips are copied as well."""
+"""What a smaller block's time must stay below, and that of tiles along samples, whose strips are copied as well."""
 AHEAD = 1024
 """Values of dy that are asked for before they are added up."""
 PART_PIXELS = 1024
@@ -167,21 +167,37 @@ def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarra
     return blocks(problem.outer, steps)
 
 
-def cut(problem: Problem, direction: str) -> tuple[Layout, np.ndarray]:
+def cut(problem: Problem, direction: str, threads: int) -> tuple[Layout, np.ndarray]:
     """(layout, blocks of outputs) of a problem whose axes are seen.
 
-    More threads get smaller blocks; no bit of a result depends on that.
+    More threads may get smaller blocks; no bit of a result depends on that.
     """
     side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
     cost, chosen = covered(problem, side, direction)
-    if direction != GRAD_WEIGHTS:
-        most = max(LEAST_SAMPLES, problem.batch // numba.get_num_threads())  # a block for each thread
-        several = {t.rows for t in TILES if t.columns == 1 and LEAST_SAMPLES <= t.rows <= min(most, problem.batch)}
-        found = {samples: covered_by_samples(problem, samples) for samples in several}
-        samples = min(found, key=lambda samples: (found[samples][0], -samples), default=0)
-        if samples and found[samples][0] < WORTH * cost:
-            return along_samples(problem, direction, samples), found[samples][1]
-    return along_rows(problem, direction, side, chosen), chosen
+    layout = along_rows(problem, direction, side, chosen, threads)
+    if direction == GRAD_WEIGHTS:
+        return layout, chosen
+    least = WORTH * cost * unevenness(problem, layout, threads)
+    most = max(LEAST_SAMPLES, problem.batch // threads)  # a block for each thread
+    several = {t.rows for t in TILES if t.columns == 1 and LEAST_SAMPLES <= t.rows <= min(most, problem.batch)}
+    for samples in sorted(several, reverse=True):
+        small = along_samples(problem, direction, samples)
+        cost, covering = covered_by_samples(problem, samples)
+        time = cost * unevenness(problem, small, threads)
+        if time < least:
+            least, layout, chosen = time, small, covering
+    return layout, chosen
+
+
+def blocks_of(problem: Problem, layout: Layout) -> int:
+    """How many blocks the batch is cut into."""
+    return -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples)
+
+
+def unevenness(problem: Problem, layout: Layout, threads: int) -> float:
+    """The blocks of the thread that gets most, over an even share."""
+    count = blocks_of(problem, layout)
+    return -(-count // threads) * threads / count
 
 
 def along_samples(problem: Problem, direction: str, samples: int) -> Layout:
@@ -207,13 +223,25 @@ def along_samples(problem: Problem, direction: str, samples: int) -> Layout:
     )
 
 
-def along_rows(problem: Problem, direction: str, side: int, chosen: np.ndarray) -> Layout:
-    """The layout where tiles hold neighbouring results of a row.
+def block_for(threads: int, problem: Problem, samples: int, lines: int, halo: int) -> tuple[int, int]:
+    """(samples, lines) of a block, at most the given ones, with which the thread that gets most is done first.
 
-    Threads that would find no block get some of the samples or lines; the weight gradient has its own division.
+    The ``halo`` of image rows that a block copies once more is taken for as many lines of results, which is too much
+    for most problems: blocks stay as they are where little is gained.
     """
+    out = problem.rows.out
+    found = {(n, out) for n in range(1, samples + 1)} if lines == out else set()
+    found |= {(1, -(-out // parts)) for parts in range(-(-out // lines), out + 1)}
+
+    counts = {(n, each): -(-problem.batch // n) * -(-out // each) for n, each in found}
+    times = {(n, each): -(-count // threads) * n * (each + halo) for (n, each), count in counts.items()}
+    least = min(times.values())
+    return min((block for block in found if WORTH * times[block] <= least), key=lambda block: counts[block])
+
+
+def along_rows(problem: Problem, direction: str, side: int, chosen: np.ndarray, threads: int) -> Layout:
+    """The layout where tiles hold neighbouring results of a row; the weight gradient has its own division."""
     rows, columns = problem.rows, problem.columns
-    threads = 1 if direction == GRAD_WEIGHTS else numba.get_num_threads()
     taps = columns.taps + (side - 1) * columns.stride
     runs, run = runs_of(problem, taps)
     tiles = [TILES[k] for k in chosen[:, 1]]
@@ -221,11 +249,13 @@ def along_rows(problem: Problem, direction: str, side: int, chosen: np.ndarray) 
     under = (rows.taps - 1) * rows.dilation + 1
     row_bytes = ITEMSIZE[FLOAT32] * strip_columns * problem.groups * problem.inner
     most_rows = max(STRIP_BYTES // row_bytes, under)
-    each = -(-rows.out // -(-threads // problem.batch))
-    lines = max(1, min(each, PIXELS // columns.out, (most_rows - under) // rows.stride + 1))
+    lines = max(1, min(rows.out, PIXELS // columns.out, (most_rows - under) // rows.stride + 1))
     strip_rows = (lines - 1) * rows.stride + under
     whole = min(PIXELS // (rows.out * columns.out), STRIP_BYTES // (row_bytes * strip_rows))
-    samples = max(1, min(whole, problem.batch // threads)) if lines == rows.out else 1
+    samples = max(1, min(whole, problem.batch)) if lines == rows.out else 1
+    if direction != GRAD_WEIGHTS and threads > 1:
+        samples, lines = block_for(threads, problem, samples, lines, max(0, under - rows.stride))
+        strip_rows = (lines - 1) * rows.stride + under
     sums_rows = max(round_up(rows.taps, t.rows if t.columns > 1 else 1) for t in tiles)
     sums_run = max(round_up(run, t.columns if t.columns > 1 else t.rows) for t in tiles)
     past = (sums_rows - rows.taps) * rows.dilation * strip_columns * problem.groups * problem.inner + sums_run
@@ -622,15 +652,15 @@ class NumbaJitBlocked(Plan):
     @staticmethod
     def _shapes(problem, direction):
         """Forward: bias, packed, strips; weight gradient: sums, sums of dy per column of a line, strips."""
-        layout, _ = cut(problem, direction)
+        threads = numba.get_num_threads()
+        layout, _ = cut(problem, direction, threads)
         if direction == GRAD_WEIGHTS:
             sums = problem.groups * layout.sums_rows * layout.runs * layout.sums_run * layout.width
             parts, splits = division(problem, sums)
             line = problem.columns.out * problem.groups * problem.outer
             return [(parts, sums), (parts, line), (parts * splits, layout.strip)]
         room = MOST_BYTES // (ITEMSIZE[FLOAT32] * layout.strip)
-        count = -(-problem.rows.out // layout.lines) * -(-problem.batch // layout.samples)
-        workers = max(1, min(numba.get_num_threads(), count, room))
+        workers = max(1, min(threads, blocks_of(problem, layout), room))
         taps = 0 if layout.in_place else problem.rows.taps * layout.taps
         packed = problem.groups * taps * problem.inner * layout.width
         return [(problem.groups, layout.width), (packed,), (workers, layout.strip)]
@@ -644,7 +674,7 @@ class NumbaJitBlocked(Plan):
                 compile_loops(type(self), direction)
 
     def _step(self, problem, direction):
-        layout, chosen = cut(problem, direction)
+        layout, chosen = cut(problem, direction, numba.get_num_threads())
         return Step(record(problem, layout), chosen, views_of(self, self._shapes(problem, direction)))
 
     def forward(self, x, w, b, out):

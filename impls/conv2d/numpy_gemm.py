@@ -117,20 +117,13 @@ def tile(b: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out.reshape(-1)
 
 
-def finish(
-    rows: np.ndarray,
-    bias: np.ndarray | None,
-    spec: ConvSpec,
-    results: np.ndarray | None = None,
-    out: np.ndarray | None = None,
-) -> None:
-    """Add the tiled bias and apply the activation, in place; ``results``, some view of the rows, go to ``out``."""
+def finish(rows: np.ndarray, bias: np.ndarray | None, spec: ConvSpec, results: np.ndarray, out: np.ndarray) -> None:
+    """Add the tiled bias in place, and write the ``results`` among the rows, a view of them, activated, to ``out``."""
     if bias is not None:
         np.add(rows, bias, out=rows)
-    results = rows if results is None else results
     if spec.activation == "relu":
-        np.maximum(results, 0, out=results if out is None else out)
-    elif out is not None:
+        np.maximum(results, 0, out=out)
+    elif results is not out:
         np.copyto(out, results)
 
 
@@ -386,8 +379,8 @@ class Rows(Lowering):
                 first, start, stop = met(spec, i)
                 under = windows[:, :, first * self.unit : (first + stop - start) * self.unit]
                 np.matmul(under, matrices[:, start * self.unit : stop * self.unit], out=product)
-            finish(rows.reshape(-1, out_w * filters), bias, spec)
-            np.copyto(out[samples], rows.reshape(out_h, -1, out_w, filters).transpose(1, 0, 2, 3))
+            results = rows.reshape(out_h, -1, out_w, filters).transpose(1, 0, 2, 3)
+            finish(rows.reshape(-1, out_w * filters), bias, spec, results, out[samples])
 
 
 def met(spec: ConvSpec, i: int) -> tuple[int, int, int]:
@@ -473,7 +466,8 @@ class Taps(Lowering):
         bias = None if b is None else tile(b, self.scratch["bias"])
         for samples, taps in self._lowered(x):
             np.matmul(taps.transpose(0, 2, 1), matrices, out=self._by_group(out[samples]))
-            finish(out[samples].reshape(-1, row), bias, self.spec)
+            rows = out[samples].reshape(-1, row)
+            finish(rows, bias, self.spec, rows, rows)
 
     def grad_weights(self, x, dy, dw, db):
         """The matrix times dy, summed over blocks."""
@@ -651,7 +645,8 @@ class Dense(Lowering):
         for samples in pieces(self.spec.batch, self.samples):
             y = out[samples]
             np.matmul(x[samples].reshape(-1, inputs), matrix, out=y.reshape(-1, outputs))
-            finish(y.reshape(-1, y.shape[2] * y.shape[3]), bias, self.spec)
+            rows = y.reshape(-1, y.shape[2] * y.shape[3])
+            finish(rows, bias, self.spec, rows, rows)
 
     def grad_weights(self, x, dy, dw, db):
         """x^T @ dy holds the gradient once per output pixel; add those of each tap."""

@@ -1,8 +1,12 @@
 """Loops over windows in vectors of channels, compiled by Numba: every window is read once, its maximum in a register.
 
 The gradient keeps what a window has to give in a register too, until the first maximum takes it. Rows of dx are
-cleared right before the first window that reaches them, so that they are in cache when it does; where windows tile
-the image, each pixel is written once.
+cleared right before the first window that reaches them, so that they are in cache when it does; what windows without
+overlap or gaps cover is not cleared, but written once.
+
+Loops are compiled for the sides of the usual windows, and the gradient's for each way of writing, when a plan first
+needs them: with all in one function LLVM no longer keeps the addresses in registers. The lengths of two tuples say
+which, so that numba's cache tells them apart. An unaligned large dx has its loops compiled by the first call.
 """
 
 from __future__ import annotations
@@ -144,12 +148,11 @@ def give_all(x, y, dy, dx, first, at, count, along, rows, columns, line, channel
 
 
 @njit
-def clear_around(dx, origin, start, top, bottom, end, left, right, line, channels):
-    """Zero the image rows from ``start`` to before ``end``, but for the columns from ``left`` to before ``right`` of
-    those from ``top`` to before ``bottom``."""
+def clear_around(dx, origin, start, top, bottom, end, right, line, channels):
+    """Zero the image rows from ``start`` to before ``end``, but for the columns before ``right`` of those from ``top``
+    to before ``bottom``."""
     clear(dx, origin + start * line, origin + top * line)
     for h in range(top, bottom):
-        clear(dx, origin + h * line, origin + h * line + left * channels)
         clear(dx, origin + h * line + right * channels, origin + (h + 1) * line)
     clear(dx, origin + bottom * line, origin + end * line)
 
@@ -169,9 +172,9 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, side, way, pa
     turns = -(-pool[1] // step[1])
     along = turns, turns * step[1]
     last_whole = min(out_w - 1, (width + before[1] - pool[1]) // step[1])
-    leftmost = rightmost = under(0, pool[1], step[1], before[1], width)[0]
+    covered = np.int64(0)  # columns that windows write without a gap
     if len(way) != ADD and step[1] == pool[1]:
-        rightmost = under(out_w - 1, pool[1], step[1], before[1], width)[1]
+        covered = under(out_w - 1, pool[1], step[1], before[1], width)[1]
     units = batch * out_h // unit
     for part in prange(parts):
         for row in range(units * part // parts * unit, units * (part + 1) // parts * unit):
@@ -180,7 +183,7 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, side, way, pa
             start = under(i - 1, pool[0], step[0], before[0], height)[1] if i > 0 else 0
             end = bottom if i + 1 < out_h else height
             origin, rows = n * height * line, bottom - top
-            clear_around(dx, origin, start, max(start, top), bottom, end, leftmost, rightmost, line, channels)
+            clear_around(dx, origin, start, max(start, top), bottom, end, covered, line, channels)
             for turn in range(min(turns, out_w)):
                 j = np.int64(turn)
                 while j < out_w:
@@ -200,12 +203,15 @@ def grad_input(x, y, dy, dx, x_shape, y_shape, pool, step, before, side, way, pa
 
 
 def ways(spec: PoolSpec) -> tuple[int, ...]:
-    """How ``grad_input`` may give to the pixels, the best first; past the caches only what is aligned."""
+    """How ``grad_input`` may give to the pixels, the best first; past the caches only what is aligned.
+
+    That takes whole vectors or halves of them, and windows without gaps, which would have to be cleared before.
+    """
     if spec.step[0] < spec.pool[0] or spec.step[1] < spec.pool[1]:
         return (ADD,)
     in_whole = spec.channels % LANES == 0 or spec.channels == LANES // 2
     large = ITEMSIZE[FLOAT32] * math.prod(spec.x_shape) >= LARGE_BYTES
-    return (PAST_CACHES, WRITE) if in_whole and large else (WRITE,)
+    return (PAST_CACHES, WRITE) if in_whole and large and spec.step == spec.pool else (WRITE,)
 
 
 class NumbaMax(Plan):
@@ -225,8 +231,7 @@ class NumbaMax(Plan):
         if FORWARD in self.directions:
             forward(nothing, nothing, *empty, self.side, self.parts)
         if GRAD_INPUT in self.directions:
-            for way in self.ways:
-                grad_input(nothing, nothing, nothing, nothing, *empty, self.side, way, self.parts)
+            grad_input(nothing, nothing, nothing, nothing, *empty, self.side, self.ways[0], self.parts)
 
     def forward(self, x, out):
         forward(x.reshape(-1), out.reshape(-1), *self.geometry, self.side, self.parts)
