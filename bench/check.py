@@ -102,7 +102,12 @@ def bound(
     algorithm: str,
     arithmetic: str,
 ) -> tuple[Array | None, ...]:
-    """The largest error that the declared algorithm and arithmetic can explain, for every element of every output."""
+    """The largest error that the declared algorithm and arithmetic can explain, for every element of every output.
+
+    Raises ValueError for an arithmetic that has no bound.
+    """
+    if arithmetic not in ROUNDOFF:
+        raise ValueError(f"no bound is known for {arithmetic} arithmetic; declare one of {', '.join(ROUNDOFF)}")
     u = max(ROUNDOFF[arithmetic], ROUNDOFF[case.spec.dtype])
     d = 0.0 if isinstance(case.spec, PoolSpec) else FACTOR_ROUNDOFF.get(arithmetic, 0.0)
     tiny = SMALLEST_NORMAL[case.spec.dtype]

@@ -22,6 +22,7 @@ ALONG_SAMPLES = (
     *(f"{batch}x3x3x4,k3x3,f40" for batch in (41, 57)),
     *(f"31x5x4x6,{rest}" for rest in ("k5x5,f32,s2x1", "k7x5,f64,d1x2", "k3x5,f96,g3", "k7x4,f64,p1:4:2:2")),
 )
+TURNED_BY_THREADS = ("24x8x8x16,k3x3,f33", "19x5x4x6,k5x5,f32,s2x1", "19x5x4x6,k3x5,f96,g3")
 NO_TAP = ("19x3x4x2,k2x2,f16,p0:1:5:4", "19x3x3x2,k2x2,f20,p5:4:0:1")
 COVERED = {
     "every width up to two tiles": [
@@ -79,6 +80,12 @@ def test_tiles_hold_samples_where_images_are_small_and_samples_many(text):
     assert blocked.cut(problems(parse("conv2d", text), FORWARD)[0], FORWARD, 2)[0].along_samples
 
 
+@pytest.mark.parametrize("text", TURNED_BY_THREADS)
+def test_tiles_hold_rows_where_a_thread_would_wait_for_the_last_samples(text):
+    (problem,) = problems(parse("conv2d", text), FORWARD)
+    assert [blocked.cut(problem, FORWARD, threads)[0].along_samples for threads in (1, 2)] == [1, 0]
+
+
 @pytest.mark.parametrize("text", ["32x64x64x16,k3x3,f16", f"{blocked.LEAST_SAMPLES - 1}x4x4x16,k7x7,f16"])
 def test_tiles_hold_rows_where_images_are_large_or_samples_few(text):
     for direction in (FORWARD, GRAD_INPUT):
@@ -113,9 +120,9 @@ def test_blocks_are_as_small_as_pays_for_the_thread_that_gets_most(text, threads
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("text", ["11x20x21x5,k3x3,f9", "37x4x5x5,k3x3,f33", "1x9x8x5,k3x3,f9"])
+@pytest.mark.parametrize("text", ["11x20x21x5,k3x3,f9", "37x4x5x5,k3x3,f33", "1x9x8x5,k3x3,f9", *TURNED_BY_THREADS])
 def test_results_do_not_depend_on_the_number_of_threads(text, direction):
-    """Bit for bit: parts of the batch are a function of the problem alone."""
+    """Bit for bit: parts of the batch are a function of the problem alone, and padding adds zeros."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one thread on this machine")
     spec, found = parse("conv2d", text), []

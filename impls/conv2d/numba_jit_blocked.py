@@ -170,7 +170,7 @@ def covered_by_samples(problem: Problem, samples: int) -> tuple[float, np.ndarra
 def cut(problem: Problem, direction: str, threads: int) -> tuple[Layout, np.ndarray]:
     """(layout, blocks of outputs) of a problem whose axes are seen.
 
-    More threads may get smaller blocks; no bit of a result depends on that.
+    More threads may get smaller blocks, and tiles along rows; with finite weights no bit of a result depends on that.
     """
     side = min(neighbours(problem, direction), key=lambda side: covered(problem, side, direction)[0])
     cost, chosen = covered(problem, side, direction)
@@ -181,8 +181,8 @@ def cut(problem: Problem, direction: str, threads: int) -> tuple[Layout, np.ndar
     most = max(LEAST_SAMPLES, problem.batch // threads)  # a block for each thread
     several = {t.rows for t in TILES if t.columns == 1 and LEAST_SAMPLES <= t.rows <= min(most, problem.batch)}
     for samples in sorted(several, reverse=True):
-        small = along_samples(problem, direction, samples)
         cost, covering = covered_by_samples(problem, samples)
+        small = along_samples(problem, direction, samples)
         time = cost * unevenness(problem, small, threads)
         if time < least:
             least, layout, chosen = time, small, covering
@@ -232,7 +232,6 @@ def block_for(threads: int, problem: Problem, samples: int, lines: int, halo: in
     out = problem.rows.out
     found = {(n, out) for n in range(1, samples + 1)} if lines == out else set()
     found |= {(1, -(-out // parts)) for parts in range(-(-out // lines), out + 1)}
-
     counts = {(n, each): -(-problem.batch // n) * -(-out // each) for n, each in found}
     times = {(n, each): -(-count // threads) * n * (each + halo) for (n, each), count in counts.items()}
     least = min(times.values())

@@ -118,7 +118,7 @@ def tile(b: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def finish(rows: np.ndarray, bias: np.ndarray | None, spec: ConvSpec, results: np.ndarray, out: np.ndarray) -> None:
-    """Add the tiled bias in place, and write the ``results`` among the rows, a view of them, activated, to ``out``."""
+    """Add the tiled bias in place, then write ``results``, a view of the rows, activated to ``out``; it may be both."""
     if bias is not None:
         np.add(rows, bias, out=rows)
     if spec.activation == "relu":
